@@ -53,6 +53,11 @@ impl AppendBatch {
     pub(super) fn bytes(&self) -> usize {
         self.entries.len() + self.details.len()
     }
+
+    /// Returns how long it holds Redis, as a number of entries: a batch costs about as much as one.
+    pub(super) fn weight(&self) -> usize {
+        1 + self.count
+    }
 }
 
 /// Returns the command for these batches, in their order.

@@ -17,11 +17,12 @@
 
 mod committer;
 mod group;
+mod waiting;
 
 use std::sync::{Arc, LazyLock};
 
 use redis::{
-    Arg, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation,
+    Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation,
     ServerErrorKind, Value, cmd,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -160,11 +161,7 @@ async fn commit(
     queue: &mpsc::Sender<QueuedWrite>,
     command: impl FnOnce() -> Cmd,
 ) -> RedisResult<Value> {
-    queue_write(queue, |answer| {
-        let command = command();
-        QueuedWrite::Command { bytes: bytes(&command), command, answer }
-    })
-    .await
+    queue_write(queue, |answer| QueuedWrite::Command { command: command(), answer }).await
 }
 
 /// Makes the write once there is room in the queue, and returns its answer.
@@ -176,14 +173,6 @@ async fn queue_write(
     let (answer, answered) = oneshot::channel();
     permit.send(make(answer));
     answered.await.map_err(|_| gone())?
-}
-
-fn bytes(command: &Cmd) -> usize {
-    let args = command.args_iter().map(|arg| match arg {
-        Arg::Simple(bytes) => bytes.len(),
-        _ => 0,
-    });
-    args.sum()
 }
 
 /// Returns the error after the committer has ended, which it does after all its writers.

@@ -30,6 +30,9 @@ pub const COMMITS_MAX: usize = 256;
 /// The maximum number of entries of one such group, unless one batch alone has more: about two milliseconds, during
 /// which Redis serves no other client.
 pub const COMMIT_ENTRIES_MAX: usize = 256;
+/// The number of entries from which a batch is large, and goes in a call of its own: half a millisecond, so that a group
+/// has the batches of several clients.
+pub const COMMIT_LARGE_ENTRIES: usize = 64;
 /// The maximum bytes of one such group: a few milliseconds, during which Redis serves no other client.
 pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 

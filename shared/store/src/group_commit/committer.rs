@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use redis::{
     Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
@@ -15,7 +16,10 @@ use redis::{
 use spoke_diagnostics::unix_ms;
 use tokio::sync::mpsc;
 
-use super::group::{Group, QueuedWrite};
+use super::{
+    group::{Group, QueuedWrite, lacks_script},
+    waiting::WaitingWrites,
+};
 use crate::{
     Redis,
     ack_level::{AckLevel, Barrier},
@@ -56,76 +60,113 @@ impl Committer {
 
     /// Runs until the last of its writers is dropped.
     pub async fn run(mut self) {
-        let mut left = None;
+        let mut waiting = WaitingWrites::default();
         loop {
-            let first = match left.take() {
-                Some(write) => write,
-                None => match self.queue.recv().await {
-                    Some(write) => write,
+            if waiting.is_empty() {
+                match self.queue.recv().await {
+                    Some(write) => waiting.push(write),
                     None => return,
-                },
-            };
-            let (group, rest) = self.gather(first);
-            left = rest;
-            match self.send(&group).await {
-                Ok((values, level)) => group.answer(values, &level),
-                Err(error) => group.fail(&error),
+                }
             }
+            while !waiting.is_full()
+                && let Ok(write) = self.queue.try_recv()
+            {
+                waiting.push(write);
+            }
+            self.commit(waiting.take()).await;
         }
     }
 
-    /// Returns the writes that wait, within limits, and one that found no room.
-    fn gather(&mut self, first: QueuedWrite) -> (Group, Option<QueuedWrite>) {
-        let mut group = Group::default();
-        let mut next = Some(first);
-        while let Some(write) = next {
-            if let Err(write) = group.add(write) {
-                return (group, Some(write));
-            }
-            next = self.queue.try_recv().ok();
-        }
-        (group, None)
-    }
-
-    /// Sends a group in one round trip. Returns its answers and what the barrier said. A connection that fails is not
-    /// used again.
-    async fn send(&mut self, group: &Group) -> RedisResult<(Vec<Value>, RedisResult<()>)> {
-        let mut connected = match self.take_connection() {
-            Some(connected) => connected,
-            None => self.connect().await.inspect_err(|error| self.handle_level_error(error))?,
+    /// Sends groups in this order, and answers their writes. A connection that fails is not used again.
+    async fn commit(&mut self, groups: Vec<Group>) {
+        let connected = match self.take_connection() {
+            Some(connected) => Ok(connected),
+            None => self.connect().await.inspect_err(|error| self.handle_connect_error(error)),
         };
-        let (connection, barrier) = (&mut connected.connection, connected.barrier);
-        let pipeline = group.pipeline(barrier, unix_ms());
-        let (mut values, mut verdict) = self.exchange(connection, &pipeline).await?;
-        if group.lacks_script(&values) {
-            append_call::load(connection).await?;
-            (values, verdict) = self.exchange(connection, &pipeline).await?;
-        }
-        if verdict == ConnectionVerdict::Good {
+        let connected = match connected {
+            Ok(connected) => connected,
+            Err(error) => return groups.into_iter().for_each(|group| group.fail(&error)),
+        };
+        let connection = &connected.connection;
+        let is_good = match connected.barrier {
+            None => {
+                let sent = groups.into_iter().map(|group| self.send(connection.clone(), group));
+                join_all(sent).await.into_iter().all(|is_good| is_good)
+            }
+            Some(barrier) => self.send_with_barrier(connection.clone(), groups, barrier).await,
+        };
+        if is_good {
             self.connected = Some(connected);
         }
-        let Some(barrier) = barrier else { return Ok((values, Ok(()))) };
-        let level = barrier.check(values.pop().unwrap_or(Value::Nil));
-        match &level {
-            Ok(()) => self.level_health.handle_success(0),
-            Err(error) => self.handle_level_error(error),
-        }
-        Ok((values, level))
     }
 
+    /// Sends a group, and answers its writes at once. Returns whether the connection can be used again.
+    async fn send(&self, connection: MultiplexedConnection, group: Group) -> bool {
+        let mut pipeline = Pipeline::with_capacity(1);
+        group.add_to(&mut pipeline, unix_ms());
+        match self.exchange(connection, &pipeline).await {
+            Ok((values, verdict)) => {
+                group.answer(&mut values.into_iter(), &Ok(()));
+                verdict == ConnectionVerdict::Good
+            }
+            Err(error) => {
+                group.fail(&error);
+                false
+            }
+        }
+    }
+
+    /// Sends groups in one pipeline, and answers their writes once the barrier is passed.
+    async fn send_with_barrier(
+        &self,
+        connection: MultiplexedConnection,
+        groups: Vec<Group>,
+        barrier: Barrier,
+    ) -> bool {
+        let mut pipeline = Pipeline::with_capacity(1 + groups.len());
+        let now_ms = unix_ms();
+        groups.iter().for_each(|group| group.add_to(&mut pipeline, now_ms));
+        pipeline.add_command(barrier.command());
+        match self.exchange(connection, &pipeline).await {
+            Ok((mut values, verdict)) => {
+                let level = barrier.check(values.pop().unwrap_or(Value::Nil));
+                match &level {
+                    Ok(()) => self.level_health.handle_success(0),
+                    Err(error) => self.level_health.handle_error(&error.clone().into()),
+                }
+                let mut values = values.into_iter();
+                groups.into_iter().for_each(|group| group.answer(&mut values, &level));
+                verdict == ConnectionVerdict::Good
+            }
+            Err(error) => {
+                groups.into_iter().for_each(|group| group.fail(&error));
+                false
+            }
+        }
+    }
+
+    /// Sends a pipeline, and sends it again if Redis had lost the script.
     async fn exchange(
         &self,
-        connection: &mut MultiplexedConnection,
+        mut connection: MultiplexedConnection,
         pipeline: &Pipeline,
     ) -> RedisResult<(Vec<Value>, ConnectionVerdict)> {
-        let begun = Instant::now();
-        let answered = connection.req_packed_commands(pipeline, 0, pipeline.len()).await;
-        let answers = answered.as_ref().map(Vec::as_slice);
-        let verdict = self.redis.handle_answered(begun.elapsed(), answers);
-        Ok((answered?, verdict))
+        let mut is_loaded = false;
+        loop {
+            let begun = Instant::now();
+            let answered = connection.req_packed_commands(pipeline, 0, pipeline.len()).await;
+            let answers = answered.as_ref().map(Vec::as_slice);
+            let verdict = self.redis.handle_answered(begun.elapsed(), answers);
+            let values = answered?;
+            if is_loaded || !lacks_script(&values) {
+                return Ok((values, verdict));
+            }
+            append_call::load(&mut connection).await?;
+            is_loaded = true;
+        }
     }
 
-    fn handle_level_error(&self, error: &RedisError) {
+    fn handle_connect_error(&self, error: &RedisError) {
         match self.level {
             AckLevel::Memory => drop(self.redis.handle_answered(Duration::ZERO, Err(error))),
             _ => self.level_health.handle_error(&error.clone().into()),
@@ -160,6 +201,7 @@ impl Committer {
             AckLevel::Memory => None,
             level => level.barrier(&query_server_info(&mut connection).await?)?,
         };
+        append_call::load(&mut connection).await?;
         Ok(CommitConnection { connection, barrier, is_closed, generation })
     }
 }

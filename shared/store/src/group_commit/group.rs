@@ -6,7 +6,6 @@ use redis::{Cmd, Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::oneshot;
 
 use crate::{
-    ack_level::Barrier,
     append_call::{self, AppendBatch, CopyStreams},
     connection::is_no_script,
     limits::{COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, COMMITS_MAX},
@@ -17,19 +16,9 @@ type Answer = oneshot::Sender<RedisResult<Value>>;
 /// A write that waits for its turn.
 pub(super) enum QueuedWrite {
     /// A command that may run twice.
-    Command { command: Cmd, bytes: usize, answer: Answer },
+    Command { command: Cmd, answer: Answer },
     /// A batch for the copy.
     Batch { streams: Arc<CopyStreams>, batch: Box<AppendBatch>, answer: Answer },
-}
-
-impl QueuedWrite {
-    /// Returns its bytes, and how many entries it holds Redis for: a batch costs about as much as one.
-    fn weight(&self) -> (usize, usize) {
-        match self {
-            Self::Command { bytes, .. } => (*bytes, 1),
-            Self::Batch { batch, .. } => (batch.bytes(), 1 + batch.count),
-        }
-    }
 }
 
 /// Writes that are sent in one round trip: the commands, then all batches in one call.
@@ -43,39 +32,40 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Adds a write, unless the group is full; an empty group takes any.
-    ///
-    /// # Errors
-    /// Returns the write.
-    pub(super) fn add(&mut self, write: QueuedWrite) -> Result<(), QueuedWrite> {
-        let (bytes, entries) = write.weight();
-        let is_empty = self.commands.is_empty() && self.batches.is_empty();
-        let is_full = self.commands.len() + self.batches.len() >= COMMITS_MAX
-            || self.bytes + bytes > COMMIT_BYTES_MAX
-            || self.entries + entries > COMMIT_ENTRIES_MAX;
-        if is_full && !is_empty {
-            return Err(write);
-        }
+    pub(super) fn is_empty(&self) -> bool {
+        self.commands.is_empty() && self.batches.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn batches(&self) -> impl Iterator<Item = &AppendBatch> {
+        self.batches.iter().map(|(batch, _)| batch.as_ref())
+    }
+
+    /// Returns whether the group has room for this write; an empty group takes any.
+    pub(super) fn has_room(&self, write: &QueuedWrite) -> bool {
+        let QueuedWrite::Batch { streams, batch, .. } = write else { return true };
+        let is_full = self.batches.len() >= COMMITS_MAX
+            || self.bytes + batch.bytes() > COMMIT_BYTES_MAX
+            || self.entries + batch.weight() > COMMIT_ENTRIES_MAX;
+        let is_other = self.streams.as_ref().is_some_and(|others| others != streams);
+        self.batches.is_empty() || !(is_full || is_other)
+    }
+
+    /// Adds a write that there is room for.
+    pub(super) fn add(&mut self, write: QueuedWrite) {
         match write {
-            QueuedWrite::Command { command, answer, .. } => self.commands.push((command, answer)),
+            QueuedWrite::Command { command, answer } => self.commands.push((command, answer)),
             QueuedWrite::Batch { streams, batch, answer } => {
-                match &self.streams {
-                    Some(others) if *others != streams => {
-                        return Err(QueuedWrite::Batch { streams, batch, answer });
-                    }
-                    _ => self.streams = Some(streams),
-                }
+                self.streams = Some(streams);
+                self.bytes += batch.bytes();
+                self.entries += batch.weight();
                 self.batches.push((batch, answer));
             }
         }
-        self.bytes += bytes;
-        self.entries += entries;
-        Ok(())
     }
 
-    /// Returns all commands of the group, and after them the barrier.
-    pub(super) fn pipeline(&self, barrier: Option<Barrier>, now_ms: u64) -> Pipeline {
-        let mut pipeline = Pipeline::with_capacity(self.commands.len() + 2);
+    /// Adds all commands of the group to a pipeline.
+    pub(super) fn add_to(&self, pipeline: &mut Pipeline, now_ms: u64) {
         for (command, _) in &self.commands {
             pipeline.add_command(command.clone());
         }
@@ -83,21 +73,10 @@ impl Group {
             let batches: Vec<_> = self.batches.iter().map(|(batch, _)| batch.as_ref()).collect();
             pipeline.add_command(append_call::command(streams, &batches, now_ms));
         }
-        if let Some(barrier) = barrier {
-            pipeline.add_command(barrier.command());
-        }
-        pipeline
     }
 
-    /// Returns whether Redis does not have append.lua. `values` are the answers without that of the barrier.
-    pub(super) fn lacks_script(&self, values: &[Value]) -> bool {
-        let call = values.get(self.commands.len()).cloned().map(Value::extract_error);
-        matches!(call, Some(Err(error)) if is_no_script(&error))
-    }
-
-    /// Answers all writes. `values` are the answers without that of the barrier, `level` is what the barrier said.
-    pub(super) fn answer(self, values: Vec<Value>, level: &RedisResult<()>) {
-        let mut values = values.into_iter();
+    /// Answers all writes with the next of `values`. `level` is what the barrier said.
+    pub(super) fn answer(self, values: &mut impl Iterator<Item = Value>, level: &RedisResult<()>) {
         let result = |value: Value| {
             let value = value.extract_error()?;
             level.clone().map(|()| value)
@@ -105,6 +84,9 @@ impl Group {
         // A caller that no longer waits will try again.
         for ((_, answer), value) in self.commands.into_iter().zip(values.by_ref()) {
             let _ = answer.send(result(value));
+        }
+        if self.batches.is_empty() {
+            return;
         }
         let answers = match values.next() {
             Some(Value::Array(answers)) if answers.len() == self.batches.len() => answers,
@@ -129,4 +111,10 @@ impl Group {
 
 fn fail(answer: Answer, error: &RedisError) {
     let _ = answer.send(Err(error.clone()));
+}
+
+/// Returns whether Redis does not have append.lua.
+pub(super) fn lacks_script(values: &[Value]) -> bool {
+    let mut errors = values.iter().filter(|value| matches!(value, Value::ServerError(_)));
+    errors.any(|value| matches!(value.clone().extract_error(), Err(error) if is_no_script(&error)))
 }
