@@ -12,11 +12,12 @@ use spoke_protocol::{
     BatchAccount, Entry, Epoch, InstanceId, PartnerId, Seal, Seq, Tally, TallyPrecision,
     message::{
         Ack, Cursor, Features, Frame, Hello, MAJOR, MINOR, OriginState, Push, ReceiveLimits,
+        Welcome,
     },
 };
 use spoke_tests::wait::PATIENCE;
 
-use super::{DueEntry, PayloadPool, Publisher, Target};
+use super::{DueEntry, PayloadPool, Publisher, SESSION_ENDED, Target};
 use crate::{
     fleet::{
         fan_in::websocket::{self, WsMessage},
@@ -50,16 +51,21 @@ impl Publisher for SpokePublisher {
         let mut greeting = Vec::new();
         send(&mut greeting, &Frame::Hello(Box::new(hello())));
         stream.write_all(&greeting)?;
-        let granted = welcome(&mut stream)?;
+        let Welcome { granted, cursor, .. } = welcome(&mut stream)?;
+        let stored = if cursor.epoch.is_known() { cursor.seq.n + 1 } else { 0 };
         let publisher = Self {
             granted,
             in_flight: VecDeque::new(),
-            sent: Seq::ZERO,
-            entries: 0,
-            acked: Seq::ZERO,
-            acked_entries: 0,
+            sent: cursor.seq,
+            entries: stored,
+            acked: cursor.seq,
+            acked_entries: stored,
         };
         Ok((stream, ReadBuffer::default(), publisher))
+    }
+
+    fn stored(&self) -> u64 {
+        self.acked_entries
     }
 
     fn room(&self) -> usize {
@@ -105,6 +111,7 @@ impl Publisher for SpokePublisher {
                 send(out, &Frame::Pong(Ack { epoch, seq, refused: Vec::new() }));
                 Ok((length, 0))
             }
+            Frame::Goaway(goaway) => Err(io::Error::new(SESSION_ENDED, goaway.message)),
             other => Err(io::Error::other(format!("unexpected frame {other:?}"))),
         }
     }
@@ -149,15 +156,15 @@ fn hello() -> Hello {
     }
 }
 
-/// Waits for WELCOME and returns the limits that it grants.
-fn welcome(stream: &mut TcpStream) -> io::Result<ReceiveLimits> {
+/// Waits for WELCOME.
+fn welcome(stream: &mut TcpStream) -> io::Result<Welcome> {
     let (mut unread, mut scratch) = (ReadBuffer::default(), [0; 1024]);
     loop {
         let parsed = websocket::parse(unread.bytes())?;
         match parsed.map(|(message, _)| message) {
             Some(WsMessage::Binary(payload)) => {
                 return match decode(payload)? {
-                    Frame::Welcome(welcome) => Ok(welcome.granted),
+                    Frame::Welcome(welcome) => Ok(*welcome),
                     other => Err(io::Error::other(format!("unexpected frame {other:?}"))),
                 };
             }
