@@ -47,11 +47,11 @@ impl Publisher for SpokePublisher {
         let mut stream = TcpStream::connect(("127.0.0.1", target.port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        websocket::upgrade(&mut stream, token(target.seed, n).expose_secret())?;
+        let mut unread = websocket::upgrade(&mut stream, token(target.seed, n).expose_secret())?;
         let mut greeting = Vec::new();
         send(&mut greeting, &Frame::Hello(Box::new(hello())));
         stream.write_all(&greeting)?;
-        let Welcome { granted, cursor, .. } = welcome(&mut stream)?;
+        let Welcome { granted, cursor, .. } = welcome(&mut stream, &mut unread)?;
         let stored = if cursor.epoch.is_known() { cursor.seq.n + 1 } else { 0 };
         let publisher = Self {
             granted,
@@ -61,7 +61,7 @@ impl Publisher for SpokePublisher {
             acked: cursor.seq,
             acked_entries: stored,
         };
-        Ok((stream, ReadBuffer::default(), publisher))
+        Ok((stream, unread, publisher))
     }
 
     fn stored(&self) -> u64 {
@@ -157,19 +157,21 @@ fn hello() -> Hello {
 }
 
 /// Waits for WELCOME.
-fn welcome(stream: &mut TcpStream) -> io::Result<Welcome> {
-    let (mut unread, mut scratch) = (ReadBuffer::default(), [0; 1024]);
+fn welcome(stream: &mut TcpStream, unread: &mut ReadBuffer) -> io::Result<Welcome> {
+    let mut scratch = [0; 1024];
     loop {
-        let parsed = websocket::parse(unread.bytes())?;
-        match parsed.map(|(message, _)| message) {
-            Some(WsMessage::Binary(payload)) => {
-                return match decode(payload)? {
-                    Frame::Welcome(welcome) => Ok(*welcome),
-                    other => Err(io::Error::other(format!("unexpected frame {other:?}"))),
-                };
-            }
-            Some(_) => return Err(io::Error::other("no WELCOME")),
-            None => unread.fill(stream, &mut scratch)?,
+        let Some((message, length)) = websocket::parse(unread.bytes())? else {
+            unread.fill(stream, &mut scratch)?;
+            continue;
+        };
+        let frame = match message {
+            WsMessage::Binary(payload) => decode(payload)?,
+            other => return Err(io::Error::other(format!("{other:?} instead of WELCOME"))),
+        };
+        unread.consume(length);
+        return match frame {
+            Frame::Welcome(welcome) => Ok(*welcome),
+            other => Err(io::Error::other(format!("unexpected frame {other:?}"))),
         };
     }
 }
