@@ -47,9 +47,10 @@ chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS
 RELEASE := cargo build --release $(addprefix -p spoke-,hub auth tests) $(addprefix --bin ,spoke-hub spoke-auth bench) && \
 	cargo build --release -p spoke-agent
 BENCH := $(BUILT_RELEASE)/bench \
-	$(if $(filter-out 0,$(QUICK)),--quick) $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only $(ONLY))
+	$(if $(filter-out 0,$(QUICK)),--quick) $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only $(ONLY)) \
+	$(if $(SVG),--svg $(SVG))
 
-bench: ## how fast, how small, how cheap: a table, and target/bench.json; QUICK=1, RUNS=, ONLY=drain,latency,…
+bench: ## how fast, how small, how cheap: a table, target/bench.json, target/fan-in.svg; QUICK=1, RUNS=, SVG=, ONLY=drain,latency,…
 	@scripts/setup redis cc
 	@$(RELEASE)
 	@$(BENCH)

@@ -1,9 +1,9 @@
 //! A fleet on one hub: the cost of a thousand clients that publish a little and of ten thousand idle
 //! ones, the cost of an entry for one of them, and how all reconnect when the hub restarts.
 //!
-//! The clients use the agent's own dialler, transport, session and stores. They run in separate
-//! processes, so that their files and CPU time do not count as the benchmark's. Rejected: ten thousand
-//! agent processes, which would measure the machine's memory; logins, which would measure bcrypt.
+//! But for the fan-in, the clients use the agent's own dialler, transport, session and stores. They run
+//! in separate processes, so that their files and CPU time do not count as the benchmark's. Rejected: ten
+//! thousand agent processes, which would measure the machine's memory; logins, which would measure bcrypt.
 
 mod client;
 pub(crate) mod fan_in;

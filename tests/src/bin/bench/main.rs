@@ -39,7 +39,7 @@ use crate::{
 struct Options {
     #[command(subcommand)]
     part: Option<Part>,
-    /// Small loads and few runs: a quick check within a minute, not a measurement
+    /// Small loads and few runs: a quick check within minutes, not a measurement
     #[arg(long)]
     quick: bool,
     /// Measure the peers that are installed (nats-server, mosquitto) in the same run

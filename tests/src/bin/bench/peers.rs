@@ -51,7 +51,12 @@ impl ReadBuffer {
     /// # Errors
     /// Those of the read; `UnexpectedEof` at the end.
     pub(crate) fn fill(&mut self, from: &mut impl Read, scratch: &mut [u8]) -> io::Result<usize> {
-        let length = from.read(scratch)?;
+        let length = loop {
+            match from.read(scratch) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

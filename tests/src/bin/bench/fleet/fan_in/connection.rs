@@ -6,7 +6,7 @@ use std::{
     net::TcpStream,
 };
 
-use super::publisher::{DueEntry, PayloadPool, Publisher};
+use super::publisher::{DueEntry, PayloadPool, Publisher, Target};
 use crate::peers::ReadBuffer;
 
 /// One client.
@@ -17,8 +17,9 @@ pub(super) struct Connection<P> {
     unsent: Vec<u8>,
     /// Due, and not sent.
     waiting: VecDeque<DueEntry>,
-    /// The numbers of the entries that were sent, in order.
-    in_flight: VecDeque<u64>,
+    /// Sent, and not acknowledged.
+    in_flight: VecDeque<DueEntry>,
+    acknowledged: u64,
 }
 
 impl<P: Publisher> Connection<P> {
@@ -29,7 +30,8 @@ impl<P: Publisher> Connection<P> {
     pub(super) fn new((stream, unread, publisher): (TcpStream, ReadBuffer, P)) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let (waiting, in_flight) = (VecDeque::new(), VecDeque::new());
-        Ok(Self { stream, publisher, unread, unsent: Vec::new(), waiting, in_flight })
+        let (unsent, acknowledged) = (Vec::new(), 0);
+        Ok(Self { stream, publisher, unread, unsent, waiting, in_flight, acknowledged })
     }
 
     /// The socket.
@@ -49,7 +51,7 @@ impl<P: Publisher> Connection<P> {
 
     /// The numbers of the entries that are not acknowledged.
     pub(super) fn unacknowledged(&self) -> impl Iterator<Item = u64> {
-        self.in_flight.iter().copied().chain(self.waiting.iter().map(|due| due.number))
+        self.in_flight.iter().chain(&self.waiting).map(|due| due.number)
     }
 
     /// Sends what may be sent.
@@ -61,7 +63,7 @@ impl<P: Publisher> Connection<P> {
         if count > 0 {
             let (waiting, _) = self.waiting.make_contiguous().split_at(count);
             self.publisher.publish(waiting, payloads, &mut self.unsent);
-            self.in_flight.extend(self.waiting.drain(..count).map(|due| due.number));
+            self.in_flight.extend(self.waiting.drain(..count));
         }
         while !self.unsent.is_empty() {
             match self.stream.write(&self.unsent) {
@@ -93,9 +95,28 @@ impl<P: Publisher> Connection<P> {
                 return Ok(());
             }
             self.unread.consume(length);
-            for number in self.in_flight.drain(..count) {
-                acknowledged(number);
+            self.acknowledged += count as u64;
+            for due in self.in_flight.drain(..count) {
+                acknowledged(due.number);
             }
         }
+    }
+
+    /// Connects again, and continues after what the server has, as [`Self::read`] does.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub(super) fn reconnect(
+        &mut self,
+        (target, n): (Target, usize),
+        mut acknowledged: impl FnMut(u64),
+    ) -> io::Result<()> {
+        let new = Self::new(P::connect(target, n)?)?;
+        let old = std::mem::replace(self, new);
+        self.acknowledged = self.publisher.stored();
+        let count = (self.acknowledged - old.acknowledged) as usize;
+        old.in_flight.iter().take(count).for_each(|due| acknowledged(due.number));
+        self.waiting = old.in_flight.into_iter().skip(count).chain(old.waiting).collect();
+        Ok(())
     }
 }

@@ -50,10 +50,9 @@ impl Curves {
             && runs.iter().all(|run| run.carried >= 1.0)
     }
 
-    /// The figures of the points that have no other.
-    pub(super) fn figures(&self, clients: usize) -> Vec<Figure> {
-        let is_other = |point: &Point, runs: &[Run]| point.clients != clients || runs.len() == 1;
-        let others = self.measured.iter().filter(|(_, point, runs)| is_other(point, runs));
+    /// The figures of all points but those that have others.
+    pub(super) fn figures(&self, described: &[Point]) -> Vec<Figure> {
+        let others = self.measured.iter().filter(|(_, point, _)| !described.contains(point));
         let figures = others.flat_map(|(system, point, runs)| {
             let (clients, rate) = (grouped(point.clients as u64), grouped(point.per_second));
             let name =

@@ -20,8 +20,8 @@ use super::{
     connection::Connection,
     poller::Poller,
     publisher::{
-        DueEntry, MqttPublisher, NatsPublisher, PayloadPool, Publisher, SpokePublisher, Subscriber,
-        Target,
+        DueEntry, MqttPublisher, NatsPublisher, PayloadPool, Publisher, SESSION_ENDED,
+        SpokePublisher, Subscriber, Target,
     },
 };
 use crate::{fleet::samples::percentile_ms, peers::READ_BYTES};
@@ -87,6 +87,8 @@ pub(super) struct LoadResult {
     pub(super) acknowledged: u64,
     /// The number of entries of the measured part.
     pub(super) measured: u64,
+    /// The number of sessions that the server ended, and that were resumed.
+    pub(super) resumed: u64,
     /// What the subscriber got, where there is one: different entries, and repetitions.
     pub(super) subscribed: Option<(u64, u64)>,
 }
@@ -132,6 +134,7 @@ struct Samples {
     latencies: Vec<Duration>,
     lateness: Vec<Duration>,
     acknowledged: u64,
+    resumed: u64,
     last: Instant,
 }
 
@@ -173,6 +176,7 @@ fn samples(load: &Load) -> Samples {
         latencies: Vec::with_capacity(measured),
         lateness: Vec::with_capacity(measured),
         acknowledged: 0,
+        resumed: 0,
         last: began,
     }
 }
@@ -203,10 +207,11 @@ fn drive<P: Publisher>(
     samples: &mut Samples,
 ) -> io::Result<u64> {
     let schedule = samples.schedule;
+    let target = Target { port: load.port, seed: load.seed };
     let total = samples.first + load.measured_ms * load.per_second / 1000;
     let deadline = schedule.due(total) + PATIENCE;
     let (mut payloads, mut scratch) = (PayloadPool::new(), vec![0; READ_BYTES]);
-    let (mut next, mut blocked) = (0, Vec::new());
+    let (mut next, mut blocked, mut ended) = (0, Vec::new(), Vec::new());
     loop {
         let now = Instant::now();
         while next < total && schedule.due(next) <= now {
@@ -219,7 +224,7 @@ fn drive<P: Publisher>(
             let n = next as usize % connections.len();
             connections[n].add(schedule.entry(next));
             connections[n].send(&mut payloads)?;
-            if connections[n].is_blocked() {
+            if connections[n].is_blocked() && !blocked.contains(&n) {
                 blocked.push(n);
             }
             next += 1;
@@ -239,11 +244,22 @@ fn drive<P: Publisher>(
                 subscriber.as_mut().map_or(Ok(()), |subscriber| subscriber.read())?;
                 continue;
             };
-            connection.read(&mut scratch, |number| samples.handle_acknowledged(number))?;
+            let mut acknowledged = |number| samples.handle_acknowledged(number);
+            match connection.read(&mut scratch, &mut acknowledged) {
+                Err(error) if error.kind() == SESSION_ENDED => {
+                    connection.reconnect((target, n), &mut acknowledged)?;
+                    ended.push(n);
+                }
+                other => other?,
+            }
             connection.send(&mut payloads)?;
-            if connection.is_blocked() {
+            if connection.is_blocked() && !blocked.contains(&n) {
                 blocked.push(n);
             }
+        }
+        samples.resumed += ended.len() as u64;
+        for n in ended.drain(..) {
+            poller.add(connections[n].stream(), n)?;
         }
         if let Some(subscriber) = &mut subscriber {
             subscriber.flush()?;
@@ -272,6 +288,7 @@ fn result<P: Publisher>(
         seconds: (samples.last - samples.schedule.due(samples.first)).as_secs_f64(),
         due,
         acknowledged: samples.acknowledged,
+        resumed: samples.resumed,
         measured,
         subscribed: subscriber.map(Subscriber::counts),
     })

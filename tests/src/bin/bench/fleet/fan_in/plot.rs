@@ -114,8 +114,9 @@ fn y_axis(text: &mut String, y: &LogAxis, (from, to): (f64, f64)) {
         let (at, before) = (y.at(decade), from - 8.0);
         line(text, if decade == 100.0 { "limit" } else { "grid" }, (from, at), (to, at));
         let below = at + 4.0;
+        let number = if decade < 1.0 { decade.to_string() } else { grouped(decade as u64) };
         let end = "text-anchor=\"end\"";
-        let _ = writeln!(text, "<text {end} x=\"{before:.0}\" y=\"{below:.1}\">{decade}</text>");
+        let _ = writeln!(text, "<text {end} x=\"{before:.0}\" y=\"{below:.1}\">{number}</text>");
         decade *= 10.0;
     }
     line(text, "axis", (from, y.from), (from, y.to));

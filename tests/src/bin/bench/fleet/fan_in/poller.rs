@@ -23,7 +23,7 @@ const TIMER: u64 = u64::MAX;
 /// Sockets and a timer.
 pub(super) struct Poller {
     epoll: OwnedFd,
-    _timer: OwnedFd,
+    timer: OwnedFd,
     events: Vec<Event>,
 }
 
@@ -38,10 +38,8 @@ impl Poller {
         let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(tick.subsec_nanos()) };
         let timing = Itimerspec { it_interval: tick, it_value: tick };
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &timing)?;
-        // By its edges, so that it does not have to be read.
-        let edges = EventFlags::IN | EventFlags::ET;
-        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), edges)?;
-        Ok(Self { epoll, _timer: timer, events: Vec::with_capacity(EVENTS) })
+        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
+        Ok(Self { epoll, timer, events: Vec::with_capacity(EVENTS) })
     }
 
     /// Adds a socket.
@@ -63,6 +61,10 @@ impl Poller {
             Err(error) => return Err(error.into()),
         }
         let numbers = self.events.iter().map(|event| event.data.u64());
+        if numbers.clone().any(|number| number == TIMER) {
+            // The kernel starts the next interval when the timer is read.
+            rustix::io::read(&self.timer, &mut [0; size_of::<u64>()])?;
+        }
         Ok(numbers.filter(|number| *number != TIMER).map(|number| number as usize))
     }
 }

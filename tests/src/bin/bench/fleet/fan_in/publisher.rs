@@ -27,6 +27,9 @@ const DIGITS: usize = 10;
 /// Different payloads, which are used in turn.
 const PAYLOADS: usize = 1000;
 
+/// The server has ended a session in a way that a new one resolves.
+pub(super) const SESSION_ENDED: io::ErrorKind = io::ErrorKind::ConnectionAborted;
+
 /// The server that the clients connect to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Target {
@@ -60,6 +63,11 @@ pub(super) trait Publisher: Send + Sized {
         Ok(None)
     }
 
+    /// The number of this client's entries that the server had when it connected.
+    fn stored(&self) -> u64 {
+        0
+    }
+
     /// The number of entries that may be sent now.
     fn room(&self) -> usize;
 
@@ -70,7 +78,8 @@ pub(super) trait Publisher: Send + Sized {
     /// length of the message, 0 if it is not complete, and the number of entries that it acknowledges.
     ///
     /// # Errors
-    /// If the server refuses an entry, or acknowledges one that was not sent.
+    /// If the server refuses an entry, or acknowledges one that was not sent; [`SESSION_ENDED`] if the
+    /// client has to connect again.
     fn handle(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<(usize, usize)>;
 }
 

@@ -2,11 +2,13 @@
 //! than the rest of an entry.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, Write},
     net::TcpStream,
 };
 
 use spoke_protocol::wire::frame::SUBPROTOCOL;
+
+use crate::peers::ReadBuffer;
 
 const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
@@ -31,29 +33,31 @@ pub(super) enum WsMessage<'a> {
     Other,
 }
 
-/// Upgrades a connection to the hub.
+/// Upgrades a connection to the hub, and returns what it has sent since.
 ///
 /// # Errors
 /// If the hub refuses, with its answer.
-pub(super) fn upgrade(stream: &mut TcpStream, token: &str) -> io::Result<()> {
-    write!(
-        stream,
+pub(super) fn upgrade(stream: &mut TcpStream, token: &str) -> io::Result<ReadBuffer> {
+    let request = format!(
         "GET /sync HTTP/1.1\r\nHost: hub\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
          Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\nAuthorization: Bearer {token}\r\n\r\n"
-    )?;
-    let mut answer = Vec::new();
-    // One byte at a time, so that nothing behind the headers is read.
-    for byte in stream.bytes() {
-        answer.push(byte?);
-        if answer.ends_with(END) {
-            break;
-        }
+    );
+    stream.write_all(request.as_bytes())?;
+    let (mut unread, mut scratch) = (ReadBuffer::default(), [0; 1024]);
+    let end = loop {
+        let end = unread.bytes().windows(END.len()).position(|bytes| bytes == END);
+        match end {
+            Some(end) => break end + END.len(),
+            None => unread.fill(stream, &mut scratch)?,
+        };
+    };
+    let answer = &unread.bytes()[..end];
+    if !answer.starts_with(b"HTTP/1.1 101 ") {
+        return Err(io::Error::other(String::from_utf8_lossy(answer).into_owned()));
     }
-    match answer.starts_with(b"HTTP/1.1 101 ") && answer.ends_with(END) {
-        true => Ok(()),
-        false => Err(io::Error::other(String::from_utf8_lossy(&answer).into_owned())),
-    }
+    unread.consume(end);
+    Ok(unread)
 }
 
 /// Appends a binary message.

@@ -12,11 +12,12 @@ use spoke_protocol::{
     BatchAccount, Entry, Epoch, InstanceId, PartnerId, Seal, Seq, Tally, TallyPrecision,
     message::{
         Ack, Cursor, Features, Frame, Hello, MAJOR, MINOR, OriginState, Push, ReceiveLimits,
+        Welcome,
     },
 };
 use spoke_tests::wait::PATIENCE;
 
-use super::{DueEntry, PayloadPool, Publisher, Target};
+use super::{DueEntry, PayloadPool, Publisher, SESSION_ENDED, Target};
 use crate::{
     fleet::{
         fan_in::websocket::{self, WsMessage},
@@ -46,20 +47,25 @@ impl Publisher for SpokePublisher {
         let mut stream = TcpStream::connect(("127.0.0.1", target.port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        websocket::upgrade(&mut stream, token(target.seed, n).expose_secret())?;
+        let mut unread = websocket::upgrade(&mut stream, token(target.seed, n).expose_secret())?;
         let mut greeting = Vec::new();
         send(&mut greeting, &Frame::Hello(Box::new(hello())));
         stream.write_all(&greeting)?;
-        let granted = welcome(&mut stream)?;
+        let Welcome { granted, cursor, .. } = welcome(&mut stream, &mut unread)?;
+        let stored = if cursor.epoch.is_known() { cursor.seq.n + 1 } else { 0 };
         let publisher = Self {
             granted,
             in_flight: VecDeque::new(),
-            sent: Seq::ZERO,
-            entries: 0,
-            acked: Seq::ZERO,
-            acked_entries: 0,
+            sent: cursor.seq,
+            entries: stored,
+            acked: cursor.seq,
+            acked_entries: stored,
         };
-        Ok((stream, ReadBuffer::default(), publisher))
+        Ok((stream, unread, publisher))
+    }
+
+    fn stored(&self) -> u64 {
+        self.acked_entries
     }
 
     fn room(&self) -> usize {
@@ -105,6 +111,7 @@ impl Publisher for SpokePublisher {
                 send(out, &Frame::Pong(Ack { epoch, seq, refused: Vec::new() }));
                 Ok((length, 0))
             }
+            Frame::Goaway(goaway) => Err(io::Error::new(SESSION_ENDED, goaway.message)),
             other => Err(io::Error::other(format!("unexpected frame {other:?}"))),
         }
     }
@@ -149,20 +156,22 @@ fn hello() -> Hello {
     }
 }
 
-/// Waits for WELCOME and returns the limits that it grants.
-fn welcome(stream: &mut TcpStream) -> io::Result<ReceiveLimits> {
-    let (mut unread, mut scratch) = (ReadBuffer::default(), [0; 1024]);
+/// Waits for WELCOME.
+fn welcome(stream: &mut TcpStream, unread: &mut ReadBuffer) -> io::Result<Welcome> {
+    let mut scratch = [0; 1024];
     loop {
-        let parsed = websocket::parse(unread.bytes())?;
-        match parsed.map(|(message, _)| message) {
-            Some(WsMessage::Binary(payload)) => {
-                return match decode(payload)? {
-                    Frame::Welcome(welcome) => Ok(welcome.granted),
-                    other => Err(io::Error::other(format!("unexpected frame {other:?}"))),
-                };
-            }
-            Some(_) => return Err(io::Error::other("no WELCOME")),
-            None => unread.fill(stream, &mut scratch)?,
+        let Some((message, length)) = websocket::parse(unread.bytes())? else {
+            unread.fill(stream, &mut scratch)?;
+            continue;
+        };
+        let frame = match message {
+            WsMessage::Binary(payload) => decode(payload)?,
+            other => return Err(io::Error::other(format!("{other:?} instead of WELCOME"))),
+        };
+        unread.consume(length);
+        return match frame {
+            Frame::Welcome(welcome) => Ok(*welcome),
+            other => Err(io::Error::other(format!("unexpected frame {other:?}"))),
         };
     }
 }
