@@ -19,6 +19,7 @@ use spoke_tests::{
     device::{OUT, variable},
     process::{Process, Start, write_secret},
     proxy::Proxy,
+    redis::ShippedConf,
     service::{Kind, Service},
 };
 use tokio::sync::Mutex;
@@ -90,9 +91,15 @@ impl World {
         let journal = Arc::new(Journal::begin(folder));
         let names: Vec<_> = (1..=fleet.devices).map(|n| format!("dev{n}")).collect();
         let down = names.iter().map(|name| (format!("{name}.down"), out(name)));
-        let cloud = Host::start(folder, "cloud-redis", &down.collect::<Vec<_>>(), &journal).await;
+        let cloud = Host::start(
+            folder,
+            ("cloud-redis", ShippedConf::Hub),
+            &down.collect::<Vec<_>>(),
+            &journal,
+        )
+        .await;
         let cloud = cloud.behind_proxy().await;
-        let auth_redis = Host::start(folder, "auth-redis", &[], &journal).await;
+        let auth_redis = Host::start(folder, ("auth-redis", ShippedConf::Hub), &[], &journal).await;
         let auth = start_auth(folder, &auth_redis.url().await).await;
         let mut hubs = Vec::new();
         for n in 0..fleet.hubs {
@@ -178,7 +185,13 @@ impl Device {
         journal: &Arc<Journal>,
     ) -> Self {
         let origin = (format!("{name}.up"), OUT.to_owned());
-        let redis = Host::start(folder, &format!("{name}-redis"), &[origin], journal).await;
+        let redis = Host::start(
+            folder,
+            (&format!("{name}-redis"), ShippedConf::Device),
+            &[origin],
+            journal,
+        )
+        .await;
         let folder = folder.join(name);
         std::fs::create_dir(&folder).expect("a folder can be made");
         write_secret(&folder.join("otp-secret"), OTP_SECRET);
