@@ -34,12 +34,12 @@ test: build ## all tests, against a real redis-server and the real binaries
 		cargo test --workspace --all-targets --no-fail-fast; \
 	fi
 
-chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, ALONE=1 (one fault at a time, and how long recovery takes), HOSTILE=1, KEEP=1
+chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, CLIENTS= (that many on one hub), ALONE=1 (one fault at a time, and how long recovery takes), HOSTILE=1, KEEP=1
 	@scripts/setup redis cc
 	@cargo build --workspace --bins
 	@cargo run --quiet --bin chaos -- $(if $(SEED),--seed $(SEED)) \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS)) \
-		$(if $(FAULTS),--faults $(FAULTS)) $(if $(filter-out 0,$(ALONE)),--alone) \
+		$(if $(FAULTS),--faults $(FAULTS)) $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(filter-out 0,$(ALONE)),--alone) \
 		$(if $(filter-out 0,$(HOSTILE)),--hostile) \
 		$(if $(filter-out 0,$(KEEP)),--keep)
 
@@ -65,6 +65,7 @@ chaos-ci: test
 	@$(BUILT)/chaos --seed 1 --runs 3 --seconds 30
 	@$(BUILT)/chaos --seed 4001 --seconds 20 --faults truncate
 	@$(BUILT)/chaos --seed 18 --seconds 15 --hostile
+	@$(BUILT)/chaos --seed 11 --seconds 20 --clients 200 --faults hub,cloud-redis,link,agent,device-redis
 	@$(BUILT)/chaos --seed 7 --seconds 40 --alone --faults demote,fail-over,no-replicas,unmounted,full-offline
 
 siege: ## what others notice of a hostile client: latency, memory, under each attack; ONLY=, SECONDS=

@@ -94,9 +94,9 @@ pub enum TransportSetting {
 #[serde(rename_all = "lowercase")]
 pub enum TrimSetting {
     /// They stay.
-    #[default]
     Keep,
     /// They are removed, except for the newest.
+    #[default]
     Acked,
 }
 

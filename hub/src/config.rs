@@ -2,7 +2,7 @@
 
 use crate::{
     limits::{
-        BUDGET_MIB, BUDGET_MIB_MIN, CONNECTIONS_PER_CLIENT_MAX, IN_MIN_AGE_SECONDS,
+        BUDGET_MIB, BUDGET_MIB_MIN, CONNECTIONS_PER_CLIENT_MAX, IN_MAX_LEN, IN_MIN_AGE_SECONDS,
         RESERVE_ENTRIES, RESERVE_KIB, RESERVE_PERCENT,
     },
     quota::MemoryReserve,
@@ -45,8 +45,10 @@ pub struct HubConfig {
     pub auth_key_prefix: String,
     /// Durability required before an entry is acknowledged.
     pub ack: AckLevel,
-    /// Approximate maximum entries of the in stream; 0 keeps all.
+    /// Approximate number of entries of the in stream above which it is trimmed; 0 keeps all.
     pub in_max_len: u64,
+    /// The entries that may be trimmed.
+    pub in_trim: InTrim,
     /// Minimum age in seconds of trimmed entries, even above `in_max_len`.
     pub in_min_age_seconds: u64,
     /// Maximum connections.
@@ -69,6 +71,16 @@ pub struct HubConfig {
     pub tls: TlsSettings,
     /// Log settings.
     pub log: LogSettings,
+}
+
+/// The entries of the in stream that may be trimmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InTrim {
+    /// Those that every consumer group has acknowledged.
+    Read,
+    /// All.
+    All,
 }
 
 /// Mode of the status page.
@@ -95,7 +107,8 @@ impl Default for HubConfig {
             key_prefix: "spoke-hub".to_owned(),
             auth_key_prefix: "spoke-auth".to_owned(),
             ack: AckLevel::Memory,
-            in_max_len: 0,
+            in_max_len: IN_MAX_LEN,
+            in_trim: InTrim::Read,
             in_min_age_seconds: IN_MIN_AGE_SECONDS,
             connections: CONNECTIONS_MAX,
             connections_per_client: CONNECTIONS_PER_CLIENT_MAX,

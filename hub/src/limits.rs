@@ -18,6 +18,9 @@ pub const HELLO_BYTES_MAX: usize = 4 * 1024;
 
 // ---- Streams ----------------------------------------------------------------------------------
 
+/// Approximate entries of the in stream above which it is trimmed: 150 to 300 MB of Redis with entries of 100 bytes,
+/// and minutes to days of a fleet's entries for those who look back.
+pub const IN_MAX_LEN: u64 = 1_000_000;
 /// Interval at which a hub checks whether to trim the in stream.
 pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum age in seconds of trimmed entries of the in stream, even above `in_max_len`: no burst of

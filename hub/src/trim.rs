@@ -7,26 +7,22 @@ use std::{
 
 use spoke_store::{
     limits::TRIM_REPORT_INTERVAL,
-    trim::{Trimmed, trim},
+    trim::{Trimmed, TrimmedRead, trim, trim_read},
 };
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::{limits::TRIM_INTERVAL, state::HubState};
+use crate::{config::InTrim, limits::TRIM_INTERVAL, state::HubState};
 
 /// Trims until shutdown. Several hubs may do so concurrently.
 pub(crate) async fn run(hub: Arc<HubState>) {
-    let (max_len, min_age) = (hub.config.in_max_len, hub.config.in_min_age_seconds);
-    let min_age = Duration::from_secs(min_age);
     let mut unread = UnreadTrims::default();
+    let mut is_held = false;
     loop {
-        let trimmed = hub.store_result(trim(&hub.redis, &hub.keys, max_len, min_age).await);
-        let trimmed = trimmed.unwrap_or_default();
-        hub.metrics.trimmed_unread.add(trimmed.unread);
-        if let Some(count) = unread.handle(trimmed, Instant::now()) {
-            let help = "raise in_max_len or in_min_age_seconds, or check the group's consumers";
-            warn!(count, max_len, help, "unread entries trimmed from the in stream");
-        }
-        if trimmed.is_full() {
+        let has_more = match hub.config.in_trim {
+            InTrim::Read => trim_what_is_read(&hub, &mut is_held).await,
+            InTrim::All => trim_all(&hub, &mut unread).await,
+        };
+        if has_more {
             continue;
         }
         tokio::select! {
@@ -34,6 +30,48 @@ pub(crate) async fn run(hub: Arc<HubState>) {
             () = tokio::time::sleep(TRIM_INTERVAL) => {}
         }
     }
+}
+
+/// Returns whether there may be more to trim.
+async fn trim_what_is_read(hub: &HubState, is_held: &mut bool) -> bool {
+    let max_len = hub.config.in_max_len;
+    let trimmed = trim_read(&hub.redis, &hub.keys, max_len, min_age(hub)).await;
+    let Ok(trimmed) = hub.store_result(trimmed) else { return false };
+    let has_more = trimmed.is_full();
+    let is_long = !has_more && is_too_long(&trimmed, max_len);
+    let TrimmedRead { left, slowest_group, .. } = trimmed;
+    if is_long && !*is_held {
+        let group = slowest_group.unwrap_or_else(|| "none".to_owned());
+        let help = "read the stream with consumer groups and XACK, delete unused groups (XGROUP \
+                    DESTROY), or set in_trim = \"all\"";
+        warn!(%group, length = left, max_len, help, "unread entries keep the in stream long");
+    } else if *is_held && !is_long && !has_more {
+        info!(length = left, max_len, "in stream is trimmed again");
+    }
+    *is_held = is_long || (*is_held && has_more);
+    has_more
+}
+
+/// Twice the length: readers that are a little behind are no reason to warn.
+fn is_too_long(trimmed: &TrimmedRead, max_len: u64) -> bool {
+    trimmed.is_held && trimmed.left > max_len.saturating_mul(2)
+}
+
+async fn trim_all(hub: &HubState, unread: &mut UnreadTrims) -> bool {
+    let max_len = hub.config.in_max_len;
+    let trimmed = hub.store_result(trim(&hub.redis, &hub.keys, max_len, min_age(hub)).await);
+    let trimmed = trimmed.unwrap_or_default();
+    hub.metrics.trimmed_unread.add(trimmed.unread);
+    if let Some(count) = unread.handle(trimmed, Instant::now()) {
+        let help = "raise in_max_len or in_min_age_seconds, check the group's consumers, or set \
+                    in_trim = \"read\"";
+        warn!(count, max_len, help, "unread entries trimmed from the in stream");
+    }
+    trimmed.is_full()
+}
+
+fn min_age(hub: &HubState) -> Duration {
+    Duration::from_secs(hub.config.in_min_age_seconds)
 }
 
 /// Unread trimmed entries since the last log message.

@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     entries::Stored,
     proxy::Proxy,
-    redis::RedisServer,
+    redis::{RedisServer, ShippedConf},
     service::{Kind, Service},
 };
 
@@ -84,7 +84,7 @@ impl Cloud {
     /// # Panics
     /// If a part of it does not start.
     pub async fn start_at(clock: &Clock) -> Self {
-        let redis = RedisServer::start_at(clock).await;
+        let redis = RedisServer::start_at(ShippedConf::Hub, clock).await;
         Self::launch(redis, Settings::default(), Some(clock)).await
     }
 

@@ -71,7 +71,7 @@ impl Device {
     /// # Panics
     /// If it does not start.
     pub async fn without_agent(cloud: &Cloud, client: &str, settings: &[(&str, &str)]) -> Self {
-        Self::without_agent_on(RedisServer::start().await, cloud, client, settings).await
+        Self::without_agent_on(RedisServer::start_device().await, cloud, client, settings).await
     }
 
     /// The same on the caller's Redis.

@@ -1,6 +1,7 @@
 //! A real `redis-server` for a test.
 
 mod damage;
+mod start;
 
 use std::{
     net::TcpListener,
@@ -10,10 +11,10 @@ use std::{
 use redis::{
     AsyncConnectionConfig, Cmd, FromRedisValue, Value, aio::MultiplexedConnection, cmd, pipe,
 };
+pub use spoke_store::redis_settings::ShippedConf;
 use tempfile::TempDir;
 
 use crate::{
-    clock::Clock,
     entries::{Fields, Stored, stored},
     process::{Finished, Process, Start, run},
     wait::{PATIENCE, eventually},
@@ -24,11 +25,12 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Commands per round trip when many entries are added.
 const PIPELINE: usize = 500;
 
-/// A Redis with an append-only file in a temporary folder. It is killed when dropped.
+/// A Redis with the shipped settings in a temporary folder. It is killed when dropped.
 pub struct RedisServer {
     directory: PathBuf,
     /// Removed with the server, if the folder is the server's own.
     _folder: Option<TempDir>,
+    /// The settings file, and the options that override it.
     options: Vec<String>,
     environment: Vec<(String, String)>,
     port: u16,
@@ -48,72 +50,6 @@ pub enum Until {
 }
 
 impl RedisServer {
-    /// Starts a server.
-    ///
-    /// # Panics
-    /// If `redis-server` is missing or does not start.
-    pub async fn start() -> Self {
-        Self::start_with(&[]).await
-    }
-
-    /// Starts a server with further options, such as `["--maxmemory", "8mb"]`.
-    ///
-    /// # Panics
-    /// If `redis-server` is missing or does not start.
-    pub async fn start_with(options: &[&str]) -> Self {
-        let folder = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
-        let folder = folder.expect("a temporary folder can be made");
-        let server = Self::launch(folder.path(), options, Vec::new()).await;
-        Self { _folder: Some(folder), ..server }
-    }
-
-    /// Starts a server that uses this clock.
-    ///
-    /// # Panics
-    /// If `redis-server` is missing or does not start.
-    pub async fn start_at(clock: &Clock) -> Self {
-        let folder = tempfile::Builder::new().prefix("spoke-redis-").tempdir();
-        let folder = folder.expect("a temporary folder can be made");
-        let server = Self::launch(folder.path(), &[], clock.variables()).await;
-        Self { _folder: Some(folder), ..server }
-    }
-
-    /// Starts a server with its files in an existing folder.
-    ///
-    /// # Panics
-    /// If `redis-server` is missing or does not start.
-    pub async fn start_in(directory: &Path, options: &[&str]) -> Self {
-        Self::launch(directory, options, Vec::new()).await
-    }
-
-    async fn launch(
-        directory: &Path,
-        options: &[&str],
-        environment: Vec<(String, String)>,
-    ) -> Self {
-        let options: Vec<_> = options.iter().map(ToString::to_string).collect();
-        // Another process may take the port between our check and the server's start.
-        for _ in 0..20 {
-            let port = free_port();
-            if let Some((process, connection)) =
-                launch(directory, port, &options, &environment, Until::Serves).await
-            {
-                let directory = directory.to_owned();
-                return Self {
-                    directory,
-                    _folder: None,
-                    options,
-                    environment,
-                    port,
-                    listening: port,
-                    process,
-                    connection,
-                };
-            }
-        }
-        panic!("redis-server did not start on any of 20 ports; is it installed?");
-    }
-
     /// Its port.
     pub fn port(&self) -> u16 {
         self.port
@@ -343,13 +279,10 @@ async fn launch(
 ) -> Option<(Process, MultiplexedConnection)> {
     let text = directory.to_str().expect("a temporary folder's path is text");
     let port_text = port.to_string();
-    let mut start = Start::with(&["--port", &port_text, "--bind", "127.0.0.1", "--dir", text]);
-    let fixed = ["--appendonly", "yes", "--save", "", "--daemonize", "no"];
-    // Then every write has reached the kernel before it is answered, and a kill loses nothing; with
-    // `everysec` Redis postpones writes while it syncs, and a kill may lose the last ones.
-    let synced = ["--appendfsync", "no"];
-    start.arguments.extend(fixed.iter().chain(&synced).map(ToString::to_string));
-    start.arguments.extend(options.iter().cloned());
+    let mut start = Start::with(&[]);
+    start.arguments = options.to_vec();
+    let own = ["--port", &port_text, "--bind", "127.0.0.1", "--dir", text];
+    start.arguments.extend(own.map(ToOwned::to_owned));
     start.environment.extend(environment.iter().cloned());
     let mut process =
         Process::start(Path::new("redis-server"), &start, &directory.join("redis.log"));

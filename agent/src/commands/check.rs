@@ -28,7 +28,7 @@ use spoke_service::{
     },
     config::{ConfigError, ServiceUrl},
 };
-use spoke_store::Redis;
+use spoke_store::{Redis, redis_settings::ShippedConf};
 
 /// The time limit of a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,7 +62,7 @@ async fn run_checks(config: &AgentConfig) -> Vec<Check> {
     let mut found = vec![check_settings(&account)];
     match Redis::open_writable(&config.redis, config.keys().probe()) {
         Ok(redis) => {
-            found.extend(of_redis("redis", &redis).await);
+            found.extend(of_redis("redis", &redis, ShippedConf::Device).await);
             found.extend(of_hints("redis", &redis).await);
         }
         Err(error) => found.push(Check::fail("redis", error_chain(&error), "correct the setting")),

@@ -13,7 +13,7 @@ use spoke_service::{
     cli::{Check, SettingsArgs, of_redis, print},
     config::{ServiceUrl, SettingSources, environment, load, read_secret},
 };
-use spoke_store::{Redis, RedisUrl};
+use spoke_store::{Redis, RedisUrl, redis_settings::ShippedConf};
 
 use self::{
     hub_probe::probe_hub,
@@ -80,9 +80,8 @@ pub(super) async fn run(args: EnrolArgs, given: SettingsArgs) -> anyhow::Result<
     let account = config.validate()?;
     let dialer = config.dialer(&account)?;
     // Redis can be repaired later, so a failed check does not prevent the registration.
-    for checked in
-        of_redis("redis", &Redis::open_writable(&config.redis, config.keys().probe())?).await
-    {
+    let redis = Redis::open_writable(&config.redis, config.keys().probe())?;
+    for checked in of_redis("redis", &redis, ShippedConf::Device).await {
         eprint!("{checked}");
     }
     let one_time = one_time.unwrap_or_else(|| OneTimeSecretSource::from_config(&config));

@@ -5,7 +5,10 @@ use spoke_service::cli::{
     Check, CheckArgs, SettingsArgs, of_hints, of_listener, of_redis, of_settings_file, of_tls,
     report,
 };
-use spoke_store::{Redis, StoreError, redis_settings::query_server_info};
+use spoke_store::{
+    Redis, StoreError,
+    redis_settings::{ShippedConf, query_server_info},
+};
 
 use super::redis::open_redis;
 use crate::config::HubConfig;
@@ -18,11 +21,11 @@ pub(super) async fn run(
     let mut found: Vec<_> = of_settings_file("hub", given).into_iter().collect();
     found.extend(of_tls(&config.tls));
     let own = open_redis(config)?;
-    found.extend(of_redis("redis", &own).await);
+    found.extend(of_redis("redis", &own, ShippedConf::Hub).await);
     found.extend(of_hints("redis", &own).await);
     if let Some(url) = &config.auth_redis {
         let auth_redis = Redis::open(url)?;
-        found.extend(of_redis("auth_redis", &auth_redis).await);
+        found.extend(of_redis("auth_redis", &auth_redis, ShippedConf::Hub).await);
         found.extend(of_hints("auth_redis", &auth_redis).await);
     }
     found.push(of_level(config, &own).await);

@@ -8,7 +8,9 @@ use crate::{config::ConfigError, shutdown::Shutdown};
 use spoke_diagnostics::error_chain;
 use spoke_protocol::RetryDelay;
 use spoke_store::{
-    Redis, RedisUrl, StoreError, limits::PROBE_TIMEOUT, redis_settings::query_server_info,
+    Redis, RedisUrl, StoreError,
+    limits::PROBE_TIMEOUT,
+    redis_settings::{ServerWarning, query_server_info},
 };
 
 /// Checks the files that a URL names.
@@ -42,7 +44,8 @@ pub async fn warn_once(redis: Redis, setting: &'static str, shutdown: Shutdown) 
     loop {
         match query_server_info(&mut redis.connection()).await {
             Ok(info) => {
-                for finding in info.warnings() {
+                let loses_data = |found: &ServerWarning| *found != ServerWarning::FailedRewrite;
+                for finding in info.warnings().into_iter().filter(loses_data) {
                     let (error, help) = (finding.to_string(), finding.help());
                     warn!(setting, error, %help, "redis may lose data");
                 }

@@ -1,7 +1,9 @@
 //! The settings and state of a Redis server that matter to Spoke, and warnings about them.
 //!
-//! `INFO` has nearly everything and is rarely denied. Only how the append-only file is synced needs `CONFIG GET`, which
-//! hosted services often deny.
+//! `INFO` has nearly everything and is rarely denied. Only how the append-only file is synced, and the comparison with
+//! the shipped settings, need `CONFIG GET`, which hosted services often deny.
+
+mod shipped;
 
 use std::{collections::HashMap, fmt};
 
@@ -10,6 +12,7 @@ use redis::{
 };
 use tracing::debug;
 
+pub use self::shipped::{SettingMismatch, ShippedConf, query_settings};
 use super::StoreError;
 use spoke_diagnostics::error_chain;
 
@@ -22,6 +25,8 @@ pub struct ServerInfo {
     pub replicas: u64,
     /// Whether it has an append-only file.
     pub is_append_only: bool,
+    /// Whether the last rewrite of that file failed.
+    pub has_failed_rewrite: bool,
     /// The maximum bytes of memory; 0 for no limit.
     pub max_memory: u64,
     /// The eviction policy at that limit.
@@ -41,7 +46,7 @@ pub struct AofSync {
     pub pauses_for_rewrite: bool,
 }
 
-/// A setting of a Redis that could make Spoke lose data.
+/// A setting or state of a Redis that could make Spoke lose data or stop it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerWarning {
     /// It evicts keys when its memory is full.
@@ -51,6 +56,8 @@ pub enum ServerWarning {
     },
     /// It has no append-only file.
     NoAppendOnly,
+    /// It failed to rewrite its append-only file.
+    FailedRewrite,
 }
 
 impl ServerInfo {
@@ -61,6 +68,7 @@ impl ServerInfo {
         let found = [
             evicts.then_some(ServerWarning::Evicts { policy }),
             (!self.is_append_only).then_some(ServerWarning::NoAppendOnly),
+            self.has_failed_rewrite.then_some(ServerWarning::FailedRewrite),
         ];
         found.into_iter().flatten().collect()
     }
@@ -77,6 +85,7 @@ impl ServerInfo {
             replicas: number("connected_slaves").unwrap_or(0),
             // Without this line nothing is known to be wrong.
             is_append_only: number("aof_enabled") != Some(0),
+            has_failed_rewrite: values.get("aof_last_bgrewrite_status") == Some(&"err"),
             max_memory: number("maxmemory").unwrap_or(0),
             max_memory_policy: values.get("maxmemory_policy").unwrap_or(&"noeviction").to_string(),
             aof_sync: None,
@@ -139,6 +148,9 @@ impl ServerWarning {
                 "run CONFIG SET maxmemory-policy noeviction, and set the same in redis.conf"
             }
             Self::NoAppendOnly => "run CONFIG SET appendonly yes, and set the same in redis.conf",
+            Self::FailedRewrite => {
+                "see the log of Redis; free space on the disk, or set vm.overcommit_memory = 1"
+            }
         }
     }
 }
@@ -159,6 +171,10 @@ impl fmt::Display for ServerWarning {
             Self::NoAppendOnly => f.write_str(
                 "redis keeps no append-only file (appendonly no); after a crash it goes back to its \
                  last snapshot",
+            ),
+            Self::FailedRewrite => f.write_str(
+                "redis failed to rewrite its append-only file; the file grows until the disk is \
+                 full, and redis then refuses writes",
             ),
         }
     }

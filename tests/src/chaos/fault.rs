@@ -94,8 +94,10 @@ pub struct Fault {
 /// The number of targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fleet {
-    /// Devices, each with a link, an agent and a Redis.
+    /// Devices, each with a link, a process with agents, and a Redis.
     pub devices: usize,
+    /// Clients, spread evenly over the devices.
+    pub clients: usize,
     /// Hubs behind one address.
     pub hubs: usize,
 }
@@ -248,11 +250,11 @@ pub fn draw(seed: u64, load_ms: u64, fleet: Fleet, rows: &[Row]) -> Vec<Fault> {
 
 fn one(random: &mut StdRng, at_ms: u64, row: &Row, fleet: Fleet) -> Fault {
     let count = match row.place {
-        // Sessions belong to devices.
-        Place::Auth if matches!(row.kind, Kind::Revoke | Kind::Expire) => fleet.devices,
+        // Sessions belong to clients.
+        Place::Auth if matches!(row.kind, Kind::Revoke | Kind::Expire) => fleet.clients,
         Place::Link | Place::Agent | Place::DeviceRedis => fleet.devices,
         Place::Hub => fleet.hubs,
-        Place::CloudRedis if matches!(row.kind, Kind::Trim | Kind::Delete) => fleet.devices,
+        Place::CloudRedis if matches!(row.kind, Kind::Trim | Kind::Delete) => fleet.clients,
         Place::CloudRedis | Place::Auth | Place::AuthRedis => 1,
     };
     let which = random.random_range(0..count);
@@ -324,7 +326,7 @@ mod tests {
 
     use super::*;
 
-    const FLEET: Fleet = Fleet { devices: 2, hubs: 2 };
+    const FLEET: Fleet = Fleet { devices: 2, clients: 2, hubs: 2 };
 
     fn words(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()

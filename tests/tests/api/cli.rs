@@ -8,6 +8,7 @@ mod health;
 mod hub;
 mod planted;
 mod provision;
+mod redis_settings;
 mod rotate;
 mod settings;
 mod usage;

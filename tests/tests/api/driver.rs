@@ -56,7 +56,7 @@ struct Side {
 
 impl Ends {
     async fn start() -> Self {
-        let (device, cloud) = (RedisServer::start().await, RedisServer::start().await);
+        let (device, cloud) = (RedisServer::start_device().await, RedisServer::start().await);
         Self { device, cloud, client: "dev1".parse().unwrap() }
     }
 

@@ -109,7 +109,7 @@ async fn the_redis_user_in_security_can_do_what_spoke_needs_and_reaches_no_other
     let mut lines = lines.filter(|line| line.contains("ACL SETUSER spoke "));
     let line = lines.next().expect("security.md makes a user").replace('\'', "");
     let words: Vec<_> = line.split_whitespace().skip(1).collect();
-    let (own, device) = tokio::join!(RedisServer::start(), RedisServer::start());
+    let (own, device) = tokio::join!(RedisServer::start(), RedisServer::start_device());
     for redis in [&own, &device] {
         redis.command::<()>(&words).await;
     }

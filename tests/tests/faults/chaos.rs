@@ -48,6 +48,17 @@ async fn a_hostile_client_causes_no_loss_and_no_duplicate_for_the_others() {
 }
 
 #[tokio::test]
+async fn many_clients_of_one_hub_are_each_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = chaos(folder.path(), &["--clients", "24"]).await.done();
+    assert!(ended.stdout.contains("4 devices, 24 clients, 1 hubs"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("duplicated 0, missing 0"), "{}", ended.stdout);
+    let ended = chaos(folder.path(), &["--clients", "24", "--spoil"]).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.stdout);
+    assert!(ended.stdout.contains("duplicated 1, missing 1"), "{}", ended.stdout);
+}
+
+#[tokio::test]
 async fn a_run_with_one_fault_at_a_time_prints_the_recovery_times() {
     let folder = tempfile::tempdir().unwrap();
     let more = ["--seconds", "6", "--alone", "--faults", "cut-link"];

@@ -16,7 +16,7 @@ use spoke_diagnostics::{
 use spoke_store::{
     Redis, StoreError, check_tracking,
     limits::HINT_POLL_INTERVAL,
-    redis_settings::{ServerWarning, query_server_info},
+    redis_settings::{ServerWarning, ShippedConf, query_server_info, query_settings},
 };
 
 /// The flags of `check`.
@@ -122,9 +122,11 @@ pub fn report(checks: &[Check], args: CheckArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Checks that a Redis answers, is new enough, takes writes and does not lose data.
-pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Check> {
-    let info = match query_server_info(&mut redis.connection()).await {
+/// Checks that a Redis answers, is new enough, takes writes and does not lose data, and that its settings are as good
+/// as the shipped ones.
+pub async fn of_redis(setting: &'static str, redis: &Redis, shipped: ShippedConf) -> Vec<Check> {
+    let mut connection = redis.connection();
+    let info = match query_server_info(&mut connection).await {
         Ok(info) => info,
         Err(error) => {
             let error = StoreError::from(error);
@@ -142,15 +144,32 @@ pub async fn of_redis(setting: &'static str, redis: &Redis) -> Vec<Check> {
     let to_check = |finding: &ServerWarning| {
         let check = match finding {
             ServerWarning::Evicts { .. } => Check::fail,
-            ServerWarning::NoAppendOnly => Check::warn,
+            ServerWarning::NoAppendOnly | ServerWarning::FailedRewrite => Check::warn,
         };
         check(setting, finding.to_string(), finding.help())
     };
     let findings = info.warnings();
-    let checks: Vec<_> = write_failure.into_iter().chain(findings.iter().map(to_check)).collect();
+    let mut checks: Vec<_> =
+        write_failure.into_iter().chain(findings.iter().map(to_check)).collect();
     if checks.is_empty() {
         let finding = format!("Redis {major}.{minor} answers, takes writes and keeps them");
-        return vec![Check::ok(setting, finding)];
+        checks.push(Check::ok(setting, finding));
+    }
+    match query_settings(&mut connection).await {
+        Ok(running) => checks.extend(
+            shipped
+                .mismatches(&running)
+                .iter()
+                .map(|found| Check::warn(setting, found.to_string(), found.help())),
+        ),
+        Err(error) => {
+            let why = format!(
+                "its settings, against {}: CONFIG GET failed ({})",
+                shipped.path(),
+                error_chain(&error)
+            );
+            checks.push(Check::skip(setting, why));
+        }
     }
     checks
 }

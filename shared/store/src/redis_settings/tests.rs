@@ -4,7 +4,7 @@ use super::*;
 const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n\r\n\
                     # Memory\r\nmaxmemory:1048576\r\nmaxmemory_human:1.00M\r\n\
                     maxmemory_policy:allkeys-lru\r\n\r\n# Persistence\r\nloading:0\r\n\
-                    aof_enabled:0\r\n\r\n# Replication\r\nrole:master\r\nconnected_slaves:2\r\n\
+                    aof_enabled:0\r\naof_last_bgrewrite_status:err\r\n\r\n# Replication\r\nrole:master\r\nconnected_slaves:2\r\n\
                     slave0:ip=127.0.0.1,port=6380,state=online,offset=14,lag=0\r\n";
 
 #[test]
@@ -13,6 +13,7 @@ fn server_info_is_parsed_from_info() {
         version: (7, 0),
         replicas: 2,
         is_append_only: false,
+        has_failed_rewrite: true,
         max_memory: 1_048_576,
         max_memory_policy: "allkeys-lru".to_owned(),
         aof_sync: None,
@@ -26,7 +27,7 @@ fn a_value_missing_from_info_causes_no_warning() {
 }
 
 #[test]
-fn only_eviction_or_a_missing_append_only_file_causes_a_warning() {
+fn only_eviction_a_missing_append_only_file_or_a_failed_rewrite_causes_a_warning() {
     let evicts = |policy: &str| ServerWarning::Evicts { policy: policy.to_owned() };
     for (max_memory, policy, is_append_only, expected) in [
         (0, "noeviction", true, vec![]),
@@ -44,6 +45,9 @@ fn only_eviction_or_a_missing_append_only_file_causes_a_warning() {
             ServerInfo { max_memory, max_memory_policy, is_append_only, ..ServerInfo::default() };
         assert_eq!(server_info.warnings(), expected, "{max_memory} {policy}");
     }
+    let info =
+        ServerInfo { is_append_only: true, has_failed_rewrite: true, ..ServerInfo::default() };
+    assert_eq!(info.warnings(), [ServerWarning::FailedRewrite]);
 }
 
 #[test]

@@ -15,23 +15,26 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The out stream of one app.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Place {
-    /// The one of this device.
+    /// The one of this client on its device.
     Device(usize),
-    /// The one in the cloud for this device.
+    /// The one in the cloud for this client.
     Cloud(usize),
 }
 
 /// One place for each origin.
 pub(crate) fn places(world: &World) -> Vec<Place> {
-    let devices = 0..world.devices.len();
-    devices.flat_map(|n| [Place::Device(n), Place::Cloud(n)]).collect()
+    let clients = 0..world.clients.len();
+    clients.flat_map(|n| [Place::Device(n), Place::Cloud(n)]).collect()
 }
 
 impl Place {
     /// The Redis, and the index of the out stream in it.
     pub(crate) fn host(self, world: &World) -> (&Host, usize) {
         match self {
-            Self::Device(n) => (&world.devices[n].redis, 0),
+            Self::Device(n) => {
+                let client = &world.clients[n];
+                (&world.devices[client.device].redis, client.index)
+            }
             Self::Cloud(n) => (&world.cloud, n),
         }
     }
@@ -50,10 +53,14 @@ pub(crate) enum Pace {
     Bursts,
     /// One at a time, so that the arrival of entries is noticed at once.
     Steady,
+    /// In small bursts with long pauses, for hundreds of apps.
+    Sparse,
 }
 
 /// The pause between two entries of a steady app.
 const STEADY_PAUSE_MS: u64 = 50;
+/// The most entries at once of a sparse app, and the pause that is added to each of its own: three entries a second.
+const SPARSE: (u64, u64) = (20, 3000);
 
 /// Adds entries until the load is over; returns the number of the next entry.
 pub(crate) async fn run(
@@ -69,6 +76,10 @@ pub(crate) async fn run(
         let burst = match pace {
             Pace::Bursts => burst(seed, &name, turn),
             Pace::Steady => Burst { entries: 1, pause_ms: STEADY_PAUSE_MS },
+            Pace::Sparse => {
+                let Burst { entries, pause_ms } = burst(seed, &name, turn);
+                Burst { entries: entries.min(SPARSE.0), pause_ms: pause_ms + SPARSE.1 }
+            }
         };
         let numbers: Vec<_> = (number..number + burst.entries).collect();
         number += burst.entries;

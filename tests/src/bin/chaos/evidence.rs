@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use redis::{RedisResult, Value, cmd};
 use spoke_tests::{
     chaos::{
@@ -18,11 +19,13 @@ use spoke_tests::{
         load::{digest, name_of},
     },
     checker::{Carried, from_device, from_hub},
-    cloud, copy_state, device,
+    cloud, copy_state,
     entries::{Fields, Stored, stored},
 };
 
-use crate::{apps::Place, host::Host, world::World};
+use tokio::time::timeout;
+
+use crate::{apps::Place, device::DeviceClient, host::Host, world::World};
 
 /// The hub's dead letters, which the harness does not name elsewhere.
 const HUB_DEAD: &str = "spoke-hub:dead:x";
@@ -30,6 +33,9 @@ const HUB_DEAD: &str = "spoke-hub:dead:x";
 const PAGE: usize = 500;
 /// The interval at which a stream is polled.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Entries by their origin and number.
+type EntryNames = BTreeSet<(String, u64)>;
 
 /// The contents of the streams that Spoke writes in one Redis.
 struct Dump {
@@ -50,21 +56,14 @@ pub(crate) struct Found {
 pub(crate) async fn gather(world: &World, places: &[Place]) -> Found {
     let cloud = dump(&world.cloud, [cloud::IN, HUB_DEAD, cloud::LOST]).await;
     let mut found = Found { verdicts: BTreeMap::new(), files: files("cloud", &cloud) };
-    for (n, device) in world.devices.iter().enumerate() {
-        let own = dump(&device.redis, [device::IN, device::DEAD, device::LOST]).await;
-        found.files.extend(files(&device.name, &own));
-        let up = Ends {
-            origin: (&device.redis, &own),
-            copy: (&world.cloud, &cloud),
-            client: &device.name,
-            direction: "up",
-        };
-        let down = Ends {
-            origin: (&world.cloud, &cloud),
-            copy: (&device.redis, &own),
-            client: &device.name,
-            direction: "down",
-        };
+    for (n, client) in world.clients.iter().enumerate() {
+        let (redis, keys) = (&world.devices[client.device].redis, &client.keys);
+        let own = dump(redis, [&keys.inbound(), &keys.dead(), &keys.lost()]).await;
+        found.files.extend(files(&client.name, &own));
+        let up =
+            Ends { origin: (redis, &own), copy: (&world.cloud, &cloud), client, direction: "up" };
+        let down =
+            Ends { origin: (&world.cloud, &cloud), copy: (redis, &own), client, direction: "down" };
         for place in places {
             let ends = match place {
                 Place::Device(which) if *which == n => &up,
@@ -83,7 +82,7 @@ pub(crate) async fn gather(world: &World, places: &[Place]) -> Found {
 struct Ends<'a> {
     origin: (&'a Host, &'a Dump),
     copy: (&'a Host, &'a Dump),
-    client: &'a str,
+    client: &'a DeviceClient,
     direction: &'a str,
 }
 
@@ -93,7 +92,7 @@ impl Ends<'_> {
         let (host, which) = place.host(world);
         let book = host.origins[which].book().clone();
         let copied = match self.direction {
-            "up" => from_device(&copy.copy, self.client),
+            "up" => from_device(&copy.copy, &self.client.name),
             _ => from_hub(&copy.copy),
         };
         let copied: Vec<_> = copied.iter().map(|entry| copied_of(entry, &book.origin)).collect();
@@ -102,7 +101,7 @@ impl Ends<'_> {
         let held = all(host, &host.origins[which].stream).await;
         let held = held.iter().filter_map(|entry| number_in(&entry.fields, &book.origin));
         let (claimed, bad) = self.lines();
-        let state = cmd("HGET").arg(device::STATE).arg(copy_state::FIELD).to_owned();
+        let state = cmd("HGET").arg(self.client.keys.state()).arg(copy_state::FIELD).to_owned();
         let epoch: Option<u64> = match self.direction {
             "up" => None,
             _ => {
@@ -132,7 +131,7 @@ impl Ends<'_> {
             return number_in(&letter.fields, &book.origin);
         }
         let is_of_another_client =
-            letter.text("client").is_some_and(|client| client != self.client);
+            letter.text("client").is_some_and(|client| client != self.client.name);
         let seq = letter.text("seq").filter(|_| !is_of_another_client)?.parse().ok();
         let is_it = |added: &&Added| added.is_poison && added.seq == seq;
         book.entries.iter().rev().find(is_it).map(|added| added.number)
@@ -141,7 +140,7 @@ impl Ends<'_> {
     /// The lines of both ledgers, and those that are malformed. A line without a direction is about incoming
     /// entries, such as the hub's lines about refused entries.
     fn lines(&self) -> (Vec<Line>, Vec<String>) {
-        let stream = (self.client, self.direction);
+        let stream = (&*self.client.name, self.direction);
         let other = if self.direction == "up" { "down" } else { "up" };
         let of_copy = lines(&self.copy.1.ledger, stream, self.direction, Side::Copy);
         let of_origin = lines(&self.origin.1.ledger, stream, other, Side::Origin);
@@ -176,9 +175,43 @@ impl Found {
     }
 }
 
-/// Resolves once the copy holds this entry.
-pub(crate) async fn arrival(world: &World, place: Place, number: u64) {
-    arrival_of(world, place, None, |found| found == number).await;
+/// Waits until the copies hold these entries; returns the names of those that they do not hold after `limit`. Each copy
+/// is read once, whatever the number of its origins.
+pub(crate) async fn missing_after(
+    world: &World,
+    entries: &[(Place, u64)],
+    limit: Duration,
+) -> Vec<String> {
+    let mut copies: Vec<(&Host, String, EntryNames)> = Vec::new();
+    for (place, number) in entries {
+        let (host, stream) = copy_of(world, *place);
+        let name = (place.name(world), *number);
+        match copies.iter_mut().find(|copy| std::ptr::eq(copy.0, host) && copy.1 == stream) {
+            Some((_, _, names)) => drop(names.insert(name)),
+            None => copies.push((host, stream, [name].into())),
+        }
+    }
+    let waits = copies.into_iter().map(async |(host, stream, mut names)| {
+        let _ = timeout(limit, arrive(host, &stream, &mut names)).await;
+        names
+    });
+    let missing = join_all(waits).await.into_iter().flatten();
+    missing.map(|(origin, number)| format!("{origin}/{number}")).collect()
+}
+
+/// Reads the stream until all of these entries have been in it, and removes each that has.
+async fn arrive(host: &Host, stream: &str, names: &mut EntryNames) {
+    let mut after: Option<String> = None;
+    while !names.is_empty() {
+        let page = page(host, stream, after.as_deref()).await.unwrap_or_default();
+        for name in page.iter().filter_map(|entry| name_of(&entry.fields)) {
+            names.remove(&name);
+        }
+        match page.last() {
+            Some(entry) => after = Some(entry.id.clone()),
+            None => tokio::time::sleep(LOOK).await,
+        }
+    }
 }
 
 /// Resolves once the copy holds an entry that was added after this call.
@@ -203,7 +236,7 @@ async fn arrival_of(
     let name = place.name(world);
     loop {
         // A fault may have ended just now.
-        let page = page(host, stream, after.as_deref()).await.unwrap_or_default();
+        let page = page(host, &stream, after.as_deref()).await.unwrap_or_default();
         if page.iter().any(|entry| number_in(&entry.fields, &name).is_some_and(&is_it)) {
             return;
         }
@@ -214,10 +247,13 @@ async fn arrival_of(
     }
 }
 
-fn copy_of(world: &World, place: Place) -> (&Host, &'static str) {
+fn copy_of(world: &World, place: Place) -> (&Host, String) {
     match place {
-        Place::Device(_) => (&world.cloud, cloud::IN),
-        Place::Cloud(n) => (&world.devices[n].redis, device::IN),
+        Place::Device(_) => (&world.cloud, cloud::IN.to_owned()),
+        Place::Cloud(n) => {
+            let client = &world.clients[n];
+            (&world.devices[client.device].redis, client.keys.inbound())
+        }
     }
 }
 

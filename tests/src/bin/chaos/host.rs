@@ -24,7 +24,7 @@ use spoke_tests::{
     },
     entries::{Fields, stored},
     proxy::Proxy,
-    redis::RedisServer,
+    redis::{RedisServer, ShippedConf},
     wait::eventually_true,
 };
 use tokio::sync::{RwLock, watch};
@@ -83,6 +83,7 @@ pub(crate) struct Origin {
 /// A Redis.
 pub(crate) struct Host {
     name: String,
+    conf: ShippedConf,
     folder: PathBuf,
     server: tokio::sync::Mutex<RedisServer>,
     /// The primary before the failover; it still answers its open connections.
@@ -106,13 +107,13 @@ impl Host {
     /// Starts a Redis with its files in a folder of its name. `origins` are names and keys.
     pub(crate) async fn start(
         folder: &Path,
-        name: &str,
+        (name, conf): (&str, ShippedConf),
         origins: &[(String, String)],
         journal: &Arc<Journal>,
     ) -> Self {
         let folder = folder.join(name);
         std::fs::create_dir(&folder).expect("a folder can be made");
-        let server = RedisServer::start_in(&folder, &[]).await;
+        let server = RedisServer::start_in(conf, &folder).await;
         let patient = Mutex::new(server.patient_connection().await);
         let origin = |(name, stream): &(String, String)| Origin {
             stream: stream.clone(),
@@ -120,6 +121,7 @@ impl Host {
         };
         Self {
             name: name.to_owned(),
+            conf,
             folder,
             server: tokio::sync::Mutex::new(server),
             former: tokio::sync::Mutex::new(None),
@@ -275,7 +277,7 @@ impl Host {
         let mut server = self.server.lock().await;
         let folder = self.folder.join(format!("after-{}", server.port()));
         std::fs::create_dir(&folder).expect("a folder can be made");
-        let next = RedisServer::start_in(&folder, &[]).await;
+        let next = RedisServer::start_in(self.conf, &folder).await;
         let (own, others) = (server.port().to_string(), next.port().to_string());
         next.command::<()>(&["REPLICAOF", LOOPBACK, &own]).await;
         eventually_true("the next redis to be in sync and its file complete", async || {

@@ -1,6 +1,8 @@
 //! `make chaos`: load both ways and faults from a seed against the real processes, checked by the oracle.
 
+mod agents;
 mod apps;
+mod device;
 mod evidence;
 mod host;
 mod hostile;
@@ -17,28 +19,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use futures_util::{FutureExt, future::join_all};
 use spoke_tests::{
     chaos::{
         checker::Verdict,
         fault::{Fault, Fleet, Row, draw, select},
     },
+    process::raise_file_limit,
     signals::signals,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    agents::AgentsArgs,
     apps::{Pace, Place},
     evidence::Found,
     recovery::Times,
     world::World,
 };
 
-/// Runs devices, two hubs, auth and their Redis servers under load and faults; then accounts for every entry.
+/// Runs devices, hubs, auth and their Redis servers under load and faults; then accounts for every entry.
 #[derive(Debug, Parser)]
-#[command(name = "chaos")]
+#[command(name = "chaos", args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// The seed of load and faults
     #[arg(long)]
     seed: Option<u64>,
@@ -51,6 +57,9 @@ struct Arguments {
     /// The number of devices
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     devices: u16,
+    /// The number of clients of one hub, many on each device; without this option two hubs, and one on each device
+    #[arg(long, value_parser = clap::value_parser!(u16).range(2..), conflicts_with_all = ["devices", "alone"])]
+    clients: Option<u16>,
     /// The faults to inject: kinds (kill), places (agent), both (kill-agent), or all
     #[arg(long, value_delimiter = ',', default_value = "all")]
     faults: Vec<String>,
@@ -71,6 +80,13 @@ struct Arguments {
     spoil: bool,
 }
 
+/// The role of a helper process.
+#[derive(Debug, Clone, Subcommand)]
+enum Part {
+    #[command(hide = true)]
+    Agents(AgentsArgs),
+}
+
 /// The longest time until everything is carried once all faults are over. A half-open connection is
 /// closed after 30 s without progress, and that may happen more than once.
 const SETTLING: Duration = Duration::from_secs(180);
@@ -78,6 +94,10 @@ const SETTLING: Duration = Duration::from_secs(180);
 const DUPLICATES_WITHIN: Duration = Duration::from_secs(1);
 /// Hubs behind one address.
 const HUBS: usize = 2;
+/// The devices on which many clients are.
+const SHARED_DEVICES: usize = 4;
+/// A fault of one agent's state directory, for which many share a process.
+const NOT_SHARED: &str = "unmounted";
 
 /// The outcome of a run.
 struct Outcome {
@@ -93,9 +113,31 @@ struct Outcome {
     found: Found,
 }
 
+impl Arguments {
+    fn fleet(&self) -> Fleet {
+        let devices = self.devices.into();
+        match self.clients.map(usize::from) {
+            None => Fleet { devices, clients: devices, hubs: HUBS },
+            Some(clients) => {
+                // At least two on a device.
+                let devices = (clients / 2).clamp(1, SHARED_DEVICES);
+                Fleet { devices, clients, hubs: 1 }
+            }
+        }
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
+    if let Some(Part::Agents(part)) = arguments.part.take() {
+        agents::run(part).await;
+        return ExitCode::FAILURE;
+    }
+    if arguments.clients.is_some() {
+        raise_file_limit();
+        arguments.without.push(NOT_SHARED.to_owned());
+    }
     let rows = match select(&arguments.faults, &arguments.without) {
         Ok(rows) => rows,
         Err(problem) => {
@@ -125,7 +167,11 @@ async fn main() -> ExitCode {
 async fn in_folder(arguments: &Arguments, seed: u64, rows: &[Row]) -> bool {
     let folder = tempfile::Builder::new().prefix(&format!("spoke-chaos-{seed}-")).tempdir();
     let folder = folder.expect("a temporary folder can be made");
-    println!("seed {seed}: {} s of load, {} devices", arguments.seconds, arguments.devices);
+    let Fleet { devices, clients, hubs } = arguments.fleet();
+    println!(
+        "seed {seed}: {} s of load, {devices} devices, {clients} clients, {hubs} hubs",
+        arguments.seconds
+    );
     // The folder outlives a panic.
     let run = AssertUnwindSafe(run(arguments, seed, rows, folder.path())).catch_unwind().await;
     let is_good = run.is_ok_and(|outcome| {
@@ -139,7 +185,7 @@ async fn in_folder(arguments: &Arguments, seed: u64, rows: &[Row]) -> bool {
 }
 
 async fn run(arguments: &Arguments, seed: u64, rows: &[Row], folder: &Path) -> Outcome {
-    let fleet = Fleet { devices: arguments.devices.into(), hubs: HUBS };
+    let fleet = arguments.fleet();
     let faults = draw(seed, arguments.seconds * 1000, fleet, rows);
     write_schedule(folder, &faults);
     let world = World::start(folder, fleet, !arguments.alone).await;
@@ -166,7 +212,11 @@ async fn run_load_and_faults(
         world.journal.note("the load is over");
         over.cancel();
     };
-    let pace = if arguments.alone { Pace::Steady } else { Pace::Bursts };
+    let pace = match (arguments.alone, arguments.clients) {
+        (true, _) => Pace::Steady,
+        (false, None) => Pace::Bursts,
+        (false, Some(_)) => Pace::Sparse,
+    };
     let apps = places.iter().map(|place| apps::run(world, *place, (seed, pace), &over));
     let faults = async {
         if arguments.alone {
@@ -208,14 +258,9 @@ async fn run_load_and_faults(
 
 /// Waits until each final entry has arrived; returns a problem for each that has not.
 async fn settle(world: &World, final_entries: &[(Place, u64)]) -> Vec<String> {
-    let waits = final_entries.iter().map(async |(place, number)| {
-        let arrival = evidence::arrival(world, *place, *number);
-        let has_arrived = tokio::time::timeout(SETTLING, arrival).await.is_ok();
-        let name = place.name(world);
-        (!has_arrived)
-            .then(|| format!("the final entry {name}/{number} did not arrive within {SETTLING:?}"))
-    });
-    join_all(waits).await.into_iter().flatten().collect()
+    let missing = evidence::missing_after(world, final_entries, SETTLING).await;
+    let problem = |name| format!("the final entry {name} did not arrive within {SETTLING:?}");
+    missing.into_iter().map(problem).collect()
 }
 
 fn write_schedule(folder: &Path, faults: &[Fault]) {

@@ -93,7 +93,11 @@ async fn make(world: &World, fault: &Fault, over: &CancellationToken) {
         Place::Agent => agent(world, fault, over).await,
         Place::Hub => hub(world, fault, over).await,
         Place::Auth => auth(world, fault, over).await,
-        Place::DeviceRedis => host(&world.devices[which].redis, 0, fault, over).await,
+        Place::DeviceRedis => {
+            let redis = &world.devices[which].redis;
+            let origin = fault.at_ms as usize % redis.origins.len();
+            host(redis, origin, fault, over).await;
+        }
         Place::CloudRedis => host(&world.cloud, which, fault, over).await,
         Place::AuthRedis => host(&world.auth_redis, which, fault, over).await,
     }
@@ -213,7 +217,7 @@ async fn auth(world: &World, fault: &Fault, over: &CancellationToken) {
     let auth = &world.auth;
     match fault.kind {
         Kind::Revoke | Kind::Expire => {
-            let client = &world.devices[fault.which].name;
+            let client = &world.clients[fault.which].name;
             note_failure(world, end_sessions(&world.auth_redis, client, fault.amount).await);
         }
         Kind::Cut => cut(&world.auth_link, fault),

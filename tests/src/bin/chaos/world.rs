@@ -1,57 +1,31 @@
-//! All processes: devices, two hubs behind one address, auth, and a Redis for each place.
+//! All processes: devices, hubs behind one address, auth, and a Redis for each place.
 //!
 //! Auth has a Redis of its own, whose file is always kept: a device registers once, and a cloud that
 //! forgot its devices cannot recover automatically.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitStatus,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, process::ExitStatus, sync::Arc, time::Duration};
 
 use redis::cmd;
 use spoke_tests::{
     balancer::Balancer,
-    binaries,
     chaos::fault::Fleet,
-    cloud::{OTP_SECRET, now_ms, out, url},
-    device::{OUT, variable},
-    process::{Process, Start, write_secret},
+    cloud::{OTP_SECRET, now_ms, out},
     proxy::Proxy,
+    redis::ShippedConf,
     service::{Kind, Service},
 };
 use tokio::sync::Mutex;
 
-use crate::{host::Host, journal::Journal};
+use crate::{
+    device::{Device, DeviceClient},
+    host::Host,
+    journal::Journal,
+};
 
 /// Short, so that sessions expire and are refreshed within a run.
 const SESSION_SECONDS: &str = "60";
-/// Every other device trims carried entries except for this many.
-const SLACK_ENTRIES: &str = "300";
-
 /// The interval at which the processes are checked.
 const LOOK: Duration = Duration::from_millis(250);
-
-/// A device.
-pub(crate) struct Device {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its Redis.
-    pub(crate) redis: Host,
-    /// The link between it and the hubs.
-    pub(crate) link: Proxy,
-    /// Its agent.
-    pub(crate) agent: Mutex<Agent>,
-}
-
-/// An agent, which runs unless a fault killed it.
-pub(crate) struct Agent {
-    process: Option<Process>,
-    start: Start,
-    log: PathBuf,
-    state: PathBuf,
-}
 
 /// A service, which is restarted unless a fault stopped it.
 pub(crate) struct Supervised {
@@ -67,6 +41,8 @@ pub(crate) struct World {
     pub(crate) journal: Arc<Journal>,
     /// The devices.
     pub(crate) devices: Vec<Device>,
+    /// The clients on them.
+    pub(crate) clients: Vec<DeviceClient>,
     /// The hubs.
     pub(crate) hubs: Vec<Mutex<Supervised>>,
     /// The balancer in front of the hubs.
@@ -88,11 +64,18 @@ impl World {
     /// production.
     pub(crate) async fn start(folder: &Path, fleet: Fleet, has_short_retries: bool) -> Self {
         let journal = Arc::new(Journal::begin(folder));
-        let names: Vec<_> = (1..=fleet.devices).map(|n| format!("dev{n}")).collect();
-        let down = names.iter().map(|name| (format!("{name}.down"), out(name)));
-        let cloud = Host::start(folder, "cloud-redis", &down.collect::<Vec<_>>(), &journal).await;
+        let clients: Vec<_> = (0..fleet.clients).map(|n| DeviceClient::new(n, fleet)).collect();
+        let down =
+            clients.iter().map(|client| (format!("{}.down", client.name), out(&client.name)));
+        let cloud = Host::start(
+            folder,
+            ("cloud-redis", ShippedConf::Hub),
+            &down.collect::<Vec<_>>(),
+            &journal,
+        )
+        .await;
         let cloud = cloud.behind_proxy().await;
-        let auth_redis = Host::start(folder, "auth-redis", &[], &journal).await;
+        let auth_redis = Host::start(folder, ("auth-redis", ShippedConf::Hub), &[], &journal).await;
         let auth = start_auth(folder, &auth_redis.url().await).await;
         let mut hubs = Vec::new();
         for n in 0..fleet.hubs {
@@ -102,19 +85,22 @@ impl World {
         let addresses: Vec<_> = hubs.iter().map(Service::address).collect();
         let balancer = Balancer::start(&addresses).await;
         let auth_link = Proxy::start(auth.address()).await;
+        for client in &clients {
+            provision(&auth_redis, &client.name).await;
+        }
         let mut devices = Vec::new();
-        for (n, name) in names.iter().enumerate() {
-            provision(&auth_redis, name).await;
+        for n in 0..fleet.devices {
+            let clients: Vec<_> = clients.iter().filter(|client| client.device == n).collect();
             let link = Proxy::start(balancer.address()).await;
-            devices.push(
-                Device::start(folder, name, (link, &auth_link), (n, has_short_retries), &journal)
-                    .await,
-            );
+            let links = (link, &auth_link);
+            let device = Device::start(folder, &clients, links, has_short_retries, &journal);
+            devices.push(device.await);
         }
         let supervised = |service| Mutex::new(Supervised { service, is_up: true });
         Self {
             journal,
             devices,
+            clients,
             hubs: hubs.into_iter().map(supervised).collect(),
             balancer,
             auth: supervised(auth),
@@ -136,7 +122,7 @@ impl World {
     async fn supervise(&self) {
         for Device { name, agent, .. } in &self.devices {
             let mut agent = agent.lock().await;
-            if let Some(status) = agent.process.as_mut().and_then(Process::exit) {
+            if let Some(status) = agent.exit() {
                 self.note_exit(&format!("{name}'s agent"), status).await;
                 agent.start();
             }
@@ -167,101 +153,6 @@ impl World {
         self.journal.note(&exit);
         self.unexpected_exits.lock().await.push(exit);
     }
-}
-
-impl Device {
-    async fn start(
-        folder: &Path,
-        name: &str,
-        (link, auth): (Proxy, &Proxy),
-        (n, has_short_retries): (usize, bool),
-        journal: &Arc<Journal>,
-    ) -> Self {
-        let origin = (format!("{name}.up"), OUT.to_owned());
-        let redis = Host::start(folder, &format!("{name}-redis"), &[origin], journal).await;
-        let folder = folder.join(name);
-        std::fs::create_dir(&folder).expect("a folder can be made");
-        write_secret(&folder.join("otp-secret"), OTP_SECRET);
-        let path = |file: &str| folder.join(file).display().to_string();
-        let settings = [
-            ("client", name.to_owned()),
-            ("redis", redis.url().await),
-            ("auth", url(auth.address())),
-            ("hub", url(link.address())),
-            ("otp_secret_file", path("otp-secret")),
-            ("state_dir", path("state")),
-            ("admin_listen", String::new()),
-            ("trim", if n.is_multiple_of(2) { "keep" } else { "acked" }.to_owned()),
-            ("trim_slack_entries", SLACK_ENTRIES.to_owned()),
-            ("log.level", "debug".to_owned()),
-            ("log.format", "json".to_owned()),
-        ];
-        let short_retries = [
-            ("retry_first_ms", "20".to_owned()),
-            ("retry_longest_ms", "500".to_owned()),
-            ("refused_retry_first_ms", "100".to_owned()),
-            ("refused_retry_longest_ms", "1000".to_owned()),
-        ];
-        let settings =
-            settings.into_iter().chain(short_retries.into_iter().filter(|_| has_short_retries));
-        let start = settings.fold(Start::with(&["run"]), |start, (key, value)| {
-            start.variable(&variable(key), value)
-        });
-        let mut agent = Agent {
-            process: None,
-            start,
-            log: folder.join("agent.log"),
-            state: folder.join("state"),
-        };
-        agent.start();
-        Self { name: name.to_owned(), redis, link, agent: Mutex::new(agent) }
-    }
-}
-
-impl Agent {
-    /// Starts it, killing it first if it runs.
-    pub(crate) fn start(&mut self) {
-        self.process = None;
-        let program = binaries::path_of("spoke-agent");
-        self.process = Some(Process::start(&program, &self.start, &self.log));
-    }
-
-    /// Sends SIGKILL.
-    pub(crate) fn kill9(&mut self) {
-        self.process = None;
-    }
-
-    /// Moves its state directory away, as if it were not mounted. An agent that has not enrolled yet would
-    /// do so twice, so its directory stays.
-    pub(crate) fn unmount(&self) {
-        if self.state.join("session").exists() {
-            rename(&self.state, &self.state.with_file_name("mounted-later"));
-        }
-    }
-
-    /// Moves it back, in place of the directory that was created instead.
-    pub(crate) fn mount(&self) {
-        let kept = self.state.with_file_name("mounted-later");
-        if !kept.exists() {
-            return;
-        }
-        let hidden = self.state.with_file_name("created-instead");
-        // Left from an earlier time.
-        let _ = std::fs::remove_dir_all(&hidden);
-        if self.state.exists() {
-            rename(&self.state, &hidden);
-        }
-        rename(&kept, &self.state);
-    }
-
-    /// Its process, if it was not killed.
-    pub(crate) fn process(&self) -> Option<&Process> {
-        self.process.as_ref()
-    }
-}
-
-fn rename(from: &Path, to: &Path) {
-    std::fs::rename(from, to).expect("a folder can be renamed");
 }
 
 async fn start_auth(folder: &Path, redis: &str) -> Service {

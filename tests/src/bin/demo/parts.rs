@@ -6,7 +6,7 @@ use spoke_tests::{
     binaries::path_of,
     cloud::url,
     process::{Process, Start, run},
-    redis::{RedisServer, free_port},
+    redis::{RedisServer, ShippedConf, free_port},
     service::{Kind, Service},
 };
 use tempfile::TempDir;
@@ -37,13 +37,13 @@ impl Demo {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("spoke-demo-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
-        let cloud = RedisServer::start().await;
+        let cloud = RedisServer::start_shipped(ShippedConf::Hub).await;
         show::step("a Redis for the cloud", &format!("port {}", cloud.port()));
         let auth = Service::start(Kind::Auth, &cloud.url(), &[], folder.path()).await;
         show::step("auth, which registers devices", &url(auth.address()));
         let hub = Service::start(Kind::Hub, &cloud.url(), &[], folder.path()).await;
         show::step("the hub", &url(hub.address()));
-        let device = RedisServer::start().await;
+        let device = RedisServer::start_shipped(ShippedConf::Device).await;
         show::step("a Redis for the device", &format!("port {}", device.port()));
 
         let secret = provision(&auth).await;

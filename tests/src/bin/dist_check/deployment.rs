@@ -38,7 +38,7 @@ impl Deployment {
         let tls = certificates.settings();
         let tls = tls.each_ref().map(|(key, value)| (*key, value.as_str()));
         let cloud = RedisServer::start().await;
-        let device = RedisServer::start().await;
+        let device = RedisServer::start_device().await;
         let auth = Service::start(Kind::Auth, &cloud.url(), &tls, folder.path()).await;
         let hub = Service::start(Kind::Hub, &cloud.url(), &tls, folder.path()).await;
         let (ca_file, admin_listen) = (certificates.ca(), format!("127.0.0.1:{}", free_port()));

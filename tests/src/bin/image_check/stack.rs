@@ -43,7 +43,7 @@ impl Stack {
         let read = |path: &Path| fs::read_to_string(path).expect("the file was written");
         let (chain, key) = (read(&certificates.cert_file), read(&certificates.key_file));
         let tls = [("cert.pem", chain.as_str()), ("key.pem", key.as_str())];
-        let (cloud, device) = tokio::join!(RedisServer::start(), RedisServer::start());
+        let (cloud, device) = tokio::join!(RedisServer::start(), RedisServer::start_device());
         let [auth_port, hub_port] = [(); 2].map(|()| free_port());
         let service = |name, port, redis: &RedisServer, more: &str| {
             let settings = format!(

@@ -50,7 +50,7 @@ async fn enrol(mut arguments: Vec<String>, more: &[&str], input: &str) -> Finish
 #[tokio::test]
 async fn enrol_registers_the_device_and_writes_settings_that_the_agent_runs_with() {
     let cloud = Cloud::start().await;
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start_device().await;
     let folder = tempfile::tempdir().unwrap();
     let secret = provision(&cloud, "dev1").await;
 
@@ -79,7 +79,7 @@ async fn enrol_registers_the_device_and_writes_settings_that_the_agent_runs_with
 #[tokio::test]
 async fn the_one_time_secret_may_come_from_standard_input_or_a_file() {
     let cloud = Cloud::start().await;
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start_device().await;
     for (client, source) in [("by-input", "-"), ("by-file", "secret-file")] {
         let folder = tempfile::tempdir().unwrap();
         let secret = format!("{}\n", provision(&cloud, client).await);
@@ -96,7 +96,7 @@ async fn the_one_time_secret_may_come_from_standard_input_or_a_file() {
 #[tokio::test]
 async fn a_refused_enrolment_says_not_registered_and_can_be_retried() {
     let cloud = Cloud::start().await;
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start_device().await;
     let folder = tempfile::tempdir().unwrap();
     let secret = provision(&cloud, "dev1").await;
     let arguments = arguments(&cloud, "dev1", &redis, folder.path());
@@ -119,7 +119,7 @@ async fn a_refused_enrolment_says_not_registered_and_can_be_retried() {
 #[tokio::test]
 async fn settings_of_another_client_are_overwritten_only_with_force() {
     let cloud = Cloud::start().await;
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start_device().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("agent.toml");
     let existing = "client = \"other\"\n";
@@ -161,7 +161,7 @@ async fn plain_http_to_another_machine_is_refused_before_anything_is_sent() {
 #[tokio::test]
 async fn at_a_terminal_enrol_prompts_for_missing_values_and_prints_a_publish_command() {
     let cloud = Cloud::start().await;
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start_device().await;
     let folder = tempfile::tempdir().unwrap();
     let secret = provision(&cloud, "dev1").await;
     let path = |name: &str| folder.path().join(name).display().to_string();
@@ -206,7 +206,7 @@ async fn without_a_terminal_missing_values_are_bad_usage() {
 #[tokio::test]
 async fn enrol_fails_if_the_hub_is_unusable_and_the_same_command_succeeds_later() {
     let cloud = Cloud::start().await;
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start_device().await;
     let folder = tempfile::tempdir().unwrap();
     let secret = provision(&cloud, "dev1").await;
     let arguments = arguments(&cloud, "dev1", &redis, folder.path());
@@ -223,7 +223,7 @@ async fn enrol_fails_if_the_hub_is_unusable_and_the_same_command_succeeds_later(
 async fn enrol_detects_a_hub_that_does_not_accept_auths_sessions_and_says_what_to_do() {
     let settings = Settings { hub: &[("auth_key_prefix", "elsewhere")], auth: &[] };
     let cloud = Cloud::start_with(settings).await;
-    let redis = RedisServer::start().await;
+    let redis = RedisServer::start_device().await;
     let folder = tempfile::tempdir().unwrap();
     let secret = provision(&cloud, "dev1").await;
     let arguments = arguments(&cloud, "dev1", &redis, folder.path());

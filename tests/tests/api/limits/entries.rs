@@ -87,6 +87,8 @@ async fn a_hundred_of_the_largest_entries_are_carried_both_ways() {
     for transport in ["ws", "http"] {
         let cloud = Cloud::start().await;
         let device = Device::start_with(&cloud, "dev1", &[("transport", transport)]).await;
+        // Both streams together are near the shipped limit of a device.
+        device.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "512mb"]).await;
         let all: Vec<_> = (0..50).map(|_| largest()).collect();
         let up = device.redis.add_all(OUT, &all).await;
         let down = cloud.redis.add_all(&out("dev1"), &all).await;
@@ -110,7 +112,7 @@ async fn a_client_with_the_longest_name_is_served() {
 #[tokio::test]
 async fn the_in_stream_keeps_about_in_max_len_entries() {
     let settings = spoke_tests::cloud::Settings {
-        hub: &[("in_max_len", "500"), ("in_min_age_seconds", "0")],
+        hub: &[("in_max_len", "500"), ("in_trim", "all"), ("in_min_age_seconds", "0")],
         auth: &[],
     };
     let cloud = Cloud::start_with(settings).await;
@@ -133,7 +135,9 @@ async fn the_in_stream_keeps_about_in_max_len_entries() {
 #[tokio::test]
 async fn trimmed_unread_entries_are_counted_and_recent_entries_are_kept() {
     let settings = |age| spoke_tests::cloud::Settings {
-        hub: [&[("in_max_len", "500"), ("in_min_age_seconds", age)][..]].concat().leak(),
+        hub: [&[("in_max_len", "500"), ("in_trim", "all"), ("in_min_age_seconds", age)][..]]
+            .concat()
+            .leak(),
         auth: &[],
     };
     let all: Vec<_> = (0..3000).map(spoke_tests::entries::numbered).collect();
@@ -164,4 +168,56 @@ async fn trimmed_unread_entries_are_counted_and_recent_entries_are_kept() {
         cloud.hub.log().contains("unread entries trimmed")
     })
     .await;
+}
+
+#[tokio::test]
+async fn only_what_every_group_has_acknowledged_is_trimmed_and_the_log_names_the_group_that_is_behind()
+ {
+    let settings = spoke_tests::cloud::Settings {
+        hub: &[("in_max_len", "500"), ("in_min_age_seconds", "0")],
+        auth: &[],
+    };
+    let cloud = Cloud::start_with(settings).await;
+    let device = Device::start(&cloud, "dev1").await;
+    let all: Vec<_> = (0..3000).map(spoke_tests::entries::numbered).collect();
+    let up = device.redis.add_all(OUT, &all).await;
+    device.carried_both_ways(&cloud).await;
+    let logged = async |words: &str| {
+        spoke_tests::wait::eventually_true(words, async || cloud.hub.log().contains(words)).await;
+    };
+    logged(r#""group":"none""#).await;
+    assert_same("without a group", &expected(&up, Some(1)), &cloud.carried("dev1").await);
+
+    for group in ["billing", "slow"] {
+        cloud.redis.command::<()>(&["XGROUP", "CREATE", IN, group, "0"]).await;
+    }
+    let read = async |group: &str, count: &str| -> Vec<String> {
+        let read = ["XREADGROUP", "GROUP", group, "c", "COUNT", count, "STREAMS", IN, ">"];
+        let streams: Vec<(String, Vec<(String, redis::Value)>)> = cloud.redis.command(&read).await;
+        streams.into_iter().flat_map(|(_, entries)| entries).map(|(id, _)| id).collect()
+    };
+    let ack = async |group: &str, ids: &[String]| {
+        let mut ack = redis::cmd("XACK");
+        cloud.redis.query::<()>(ack.arg(IN).arg(group).arg(ids)).await;
+    };
+    let ids = read("billing", "3000").await;
+    ack("billing", &ids).await;
+    let first = read("slow", "1000").await;
+    // Entry 400 of the slow group is pending.
+    ack("slow", &first[..400]).await;
+    ack("slow", &first[401..]).await;
+    spoke_tests::wait::eventually_true("the entries before it to be trimmed", async || {
+        cloud.redis.length(IN).await < 2700
+    })
+    .await;
+    tokio::time::sleep(2 * spoke_hub::limits::TRIM_INTERVAL).await;
+    let left = cloud.carried("dev1").await;
+    assert!(left.len() >= 2600, "entry 400 is trimmed: {} are left", left.len());
+
+    ack("slow", &first[400..401]).await;
+    let rest = read("slow", "3000").await;
+    ack("slow", &rest).await;
+    logged("in stream is trimmed again").await;
+    assert!((500..=1000).contains(&cloud.redis.length(IN).await));
+    assert_eq!(cloud.redis.length("spoke-hub:lost:x").await, 0);
 }

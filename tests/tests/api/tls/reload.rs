@@ -263,7 +263,7 @@ async fn on_sighup_an_agent_reloads_its_log_level_and_warns_of_the_rest() {
     eventually_true("the entry to arrive", async || cloud.inbound().await.len() == 1).await;
     assert!(!agent.log().contains("INFO"), "{}", agent.log());
 
-    fs::write(&file, settings("debug", "trim = \"acked\"\n")).unwrap();
+    fs::write(&file, settings("debug", "trim = \"keep\"\n")).unwrap();
     agent.hang_up();
     eventually_true("the agent to reload its settings", async || {
         agent.log().contains("settings reloaded")

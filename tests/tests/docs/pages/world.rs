@@ -9,9 +9,9 @@ use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use spoke_tests::{
     binaries::path_of,
-    cloud::{Cloud, url},
+    cloud::{Cloud, Settings, url},
     process::{Finished, Process, Start, run, write_secret},
-    redis::{RedisServer, free_port},
+    redis::{RedisServer, ShippedConf, free_port},
     service::Kind,
     wait::{PATIENCE, eventually, eventually_true},
 };
@@ -54,7 +54,12 @@ pub(crate) struct Running {
 impl World {
     /// Starts a cloud and a device that is not enrolled.
     pub(crate) async fn start() -> Self {
-        let (cloud, device) = tokio::join!(Cloud::start(), RedisServer::start());
+        let cloud = async {
+            let redis = RedisServer::start_shipped(ShippedConf::Hub).await;
+            Cloud::start_on(redis, Settings::default()).await
+        };
+        let device = RedisServer::start_shipped(ShippedConf::Device);
+        let (cloud, device) = tokio::join!(cloud, device);
         let folder = tempfile::Builder::new().prefix("spoke-docs-").tempdir().unwrap();
         let agent_admin = format!("127.0.0.1:{}", free_port());
         let world = Self { cloud, device, agent: None, agent_admin, folder, scripts: 0 };

@@ -6,7 +6,7 @@ use spoke_tests::{
     cloud::{Cloud, IN, now_ms},
     device::{Device, LOST, OUT},
     entries::Stored,
-    redis::{RedisServer, free_port},
+    redis::{RedisServer, ShippedConf, free_port},
     wait::{PATIENCE, eventually, eventually_is, eventually_true},
 };
 
@@ -18,7 +18,7 @@ const DAY: i64 = 24 * HOUR;
 /// A device whose Redis and agent use this clock; the agent is not started yet.
 async fn device_with_clock(cloud: &Cloud, clock: &Clock) -> Device {
     let mut device = Device::without_agent(cloud, "dev1", &[]).await;
-    device.redis = RedisServer::start_at(clock).await;
+    device.redis = RedisServer::start_at(ShippedConf::Device, clock).await;
     device.set("redis", &device.redis.url());
     for (name, value) in clock.variables() {
         device.set_variable(&name, &value);

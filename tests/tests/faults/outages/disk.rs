@@ -9,7 +9,7 @@ use spoke_tests::{
     cloud::Cloud,
     device::{Device, LOST, OUT},
     disk::SmallDisk,
-    redis::{RedisServer, free_port},
+    redis::{RedisServer, ShippedConf, free_port},
     wait::{PATIENCE, eventually, eventually_true},
 };
 
@@ -24,7 +24,7 @@ async fn an_agent_waits_while_its_redis_has_a_full_disk_and_then_continues() {
     let Some(disk) = SmallDisk::mount(4096) else { return };
     let cloud = Cloud::start().await;
     let mut device = Device::without_agent(&cloud, "dev1", &[]).await;
-    device.redis = RedisServer::start_in(disk.path(), &[]).await;
+    device.redis = RedisServer::start_in(ShippedConf::Device, disk.path()).await;
     device.set("redis", &device.redis.url());
     device.start_agent();
     add_up(&device, "before", 20).await;

@@ -266,6 +266,8 @@ async fn wait_for_all_sizes(copy: (&RedisServer, &str), dead: (&RedisServer, &st
 async fn large_and_huge_entries_use_little_memory_on_the_way_up() {
     let cloud = Cloud::start().await;
     let mut device = Device::without_agent(&cloud, "dev1", &[]).await;
+    // They are larger than what a device keeps as shipped.
+    device.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1gb"]).await;
     add_all_sizes(&device.redis, OUT).await;
     device.start_agent();
     let dead = (&device.redis, "spoke-agent:dead:x");
