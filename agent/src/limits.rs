@@ -31,3 +31,6 @@ pub const REFUSED_RETRY: (Duration, Duration) =
 /// Maximum number of bytes read from a file of the state directory. The largest, `session`, holds a
 /// token and two names, a few hundred bytes. The agent never writes a longer file.
 pub(crate) const STATE_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// The longest wait before a batch that was refused with 429 `too-fast` is sent again in the same session, which
+/// gives up a link that acknowledges nothing for 30 s.
+pub(crate) const TOO_FAST_WAIT_MAX: Duration = Duration::from_secs(20);

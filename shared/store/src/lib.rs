@@ -28,6 +28,7 @@ pub mod probe;
 mod decode;
 mod scripts;
 pub mod session_tokens;
+pub mod throttle_mark;
 pub mod redis_settings;
 pub mod trim;
 mod key_types;

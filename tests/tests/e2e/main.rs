@@ -1,6 +1,7 @@
 //! Entries from end to end, with the real programs.
 
 mod carry;
+mod client_rate;
 mod dead_letters;
 mod demo;
 mod duplicate_identity;

@@ -11,6 +11,7 @@ use crate::{
     limits::{FLEET_MAX, LIST_CLIENTS_MAX},
     origin_state,
     presence::{OriginReach, Transport},
+    throttle_mark::{self, ThrottleMark},
 };
 use spoke_protocol::{ClientId, Epoch, Seq, Tally, limits::IDLE_TIMEOUT, sync::OriginStanding};
 
@@ -62,6 +63,8 @@ pub struct ClientRow {
     pub origin: OriginStanding,
     /// Whether the key of the out stream has the wrong type.
     pub is_origin_unusable: bool,
+    /// The mark that a hub slows it down.
+    pub throttled: Option<ThrottleMark>,
 }
 
 /// Entries that wait to be carried in one direction.
@@ -148,7 +151,7 @@ pub async fn find_clients(
     Ok(rows)
 }
 
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 19] = [
     "connected_since",
     "last_seen",
     "agent_version",
@@ -165,6 +168,9 @@ const FIELDS: [&str; 16] = [
     "in_tally",
     "in_at",
     "up_said",
+    throttle_mark::FIELDS[0],
+    throttle_mark::FIELDS[1],
+    throttle_mark::FIELDS[2],
 ];
 
 fn row(client: &ClientId, reply: Value) -> Result<Option<ClientRow>, StoreError> {
@@ -208,6 +214,11 @@ fn row(client: &ClientId, reply: Value) -> Result<Option<ClientRow>, StoreError>
         down: pending_down(&out, decode::seq(oldest).ok()),
         origin: out,
         is_origin_unusable: is_out_unusable,
+        throttled: number(18).map(|at_ms| ThrottleMark {
+            cause: text(16),
+            since_ms: number(17).unwrap_or(at_ms),
+            at_ms,
+        }),
     }))
 }
 
