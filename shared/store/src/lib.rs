@@ -30,6 +30,7 @@ mod scripts;
 pub mod session_tokens;
 pub mod throttle_mark;
 pub mod redis_settings;
+pub mod traffic_record;
 pub mod trim;
 mod key_types;
 mod memory_usage;
