@@ -6,3 +6,4 @@ mod dead_letters;
 mod demo;
 mod duplicate_identity;
 mod fleet;
+mod traffic_budget;
