@@ -7,7 +7,7 @@
 //! since order is kept, an urgent entry lets everything before it pass.
 //!
 //! Rejected: a token bucket, which smooths traffic but lets a device use nearly twice the budget
-//! of a plan's month; and an open idle link, whose heartbeats alone take 400 KB a day.
+//! of a plan's month; and an open idle link, whose heartbeats alone take some hundred KB a day.
 
 mod traffic;
 mod ledger;
@@ -18,7 +18,7 @@ mod urgent;
 pub use self::traffic::{BadTrafficBudget, BadUrgentField, TrafficBudget, UrgentField};
 pub(crate) use self::{
     keeper::BudgetKeeper,
-    ledger::{BudgetState, BudgetUse},
+    ledger::{BudgetPhase, BudgetUse},
     traffic::empty_is_none,
-    urgent::{BudgetPass, find_urgent},
+    urgent::{BudgetPass, UrgentScan},
 };

@@ -22,7 +22,6 @@ use spoke_store::{CopyStore, Hints, OriginStore, Redis};
 use tracing::{debug, info, warn};
 
 use self::{
-    budget_gate::UrgentScan,
     connection::{ConnectAttempt, SessionProgress},
     systemd_watchdog::Watchdog,
 };
@@ -30,7 +29,7 @@ use crate::{
     account::DeviceAccount,
     auth_flow::{AuthStep, AuthWait, RejectedToken},
     authenticator::Authenticator,
-    budget::BudgetPass,
+    budget::{BudgetPass, UrgentScan},
     config::AgentConfig,
     dial::Dialer,
     disconnect::{DisconnectCause, ReconnectDelay},

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, info};
 
 use super::{
-    ledger::{BudgetLedger, BudgetState, BudgetUse},
+    ledger::{BudgetLedger, BudgetPhase, BudgetUse},
     traffic::TrafficBudget,
 };
 use crate::{dial::TrafficMeter, limits::BUDGET_LOOK};
@@ -38,7 +38,7 @@ impl BudgetKeeper {
             _ = &mut ended => return,
             ledger = self.load() => ledger,
         };
-        let (mut seen, mut reported) = (0, BudgetState::Open);
+        let (mut seen, mut reported) = (0, BudgetPhase::Open);
         loop {
             let total = self.meter.total();
             ledger.handle_time(unix_ms(), Instant::now());
@@ -87,11 +87,11 @@ impl BudgetKeeper {
 fn log(usage: &BudgetUse) {
     let (used, max) = (ByteSize(usage.used), ByteSize(usage.budget.bytes));
     match usage.state {
-        BudgetState::Open => info!(%used, %max, "traffic budget has room again"),
-        BudgetState::Reserve => {
+        BudgetPhase::Open => info!(%used, %max, "traffic budget has room again"),
+        BudgetPhase::Reserve => {
             info!(%used, %max, "traffic budget used up but for urgent entries; link closed");
         }
-        BudgetState::Spent => {
+        BudgetPhase::Spent => {
             info!(%used, %max, "traffic budget used up; link closed until the period ends");
         }
     }

@@ -14,7 +14,7 @@ use crate::limits::{BUDGET_RECORD_STEPS, BUDGET_RESERVE_PERCENT};
 /// What the budget allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum BudgetState {
+pub(crate) enum BudgetPhase {
     /// All entries.
     Open,
     /// Urgent entries, and what is before them.
@@ -34,7 +34,7 @@ pub(crate) struct BudgetUse {
     /// The end of the period, in milliseconds since 1970.
     pub until_ms: u64,
     /// What it allows.
-    pub state: BudgetState,
+    pub state: BudgetPhase,
 }
 
 /// The count of this period.
@@ -93,11 +93,11 @@ impl BudgetLedger {
     /// Returns what is used and what is allowed.
     pub(super) fn usage(&self) -> BudgetUse {
         let state = if self.used >= self.budget.bytes {
-            BudgetState::Spent
+            BudgetPhase::Spent
         } else if self.used >= self.open_bytes() {
-            BudgetState::Reserve
+            BudgetPhase::Reserve
         } else {
-            BudgetState::Open
+            BudgetPhase::Open
         };
         BudgetUse { budget: self.budget, used: self.used, until_ms: self.end_ms, state }
     }
@@ -155,11 +155,11 @@ mod tests {
     fn the_budget_is_open_then_reserved_then_spent_and_open_again_in_the_next_period() {
         let mut ledger = ledger(true, None, NOON);
         for (bytes, state) in [
-            (47_499_999, BudgetState::Open),
-            (1, BudgetState::Reserve),
-            (2_499_999, BudgetState::Reserve),
-            (1, BudgetState::Spent),
-            (5, BudgetState::Spent),
+            (47_499_999, BudgetPhase::Open),
+            (1, BudgetPhase::Reserve),
+            (2_499_999, BudgetPhase::Reserve),
+            (1, BudgetPhase::Spent),
+            (5, BudgetPhase::Spent),
         ] {
             ledger.handle_bytes(bytes);
             assert_eq!(ledger.usage().state, state, "{}", ledger.usage().used);
@@ -168,16 +168,16 @@ mod tests {
         ledger.handle_time(20_001 * DAY_MS - 1, Instant::now());
         assert_eq!(ledger.usage().used, 50_000_005);
         ledger.handle_time(20_001 * DAY_MS, Instant::now());
-        assert_eq!((ledger.usage().used, ledger.usage().state), (0, BudgetState::Open));
+        assert_eq!((ledger.usage().used, ledger.usage().state), (0, BudgetPhase::Open));
     }
 
     #[test]
     fn without_urgent_entries_there_is_no_reserve() {
         let mut ledger = ledger(false, None, NOON);
         ledger.handle_bytes(49_999_999);
-        assert_eq!((ledger.usage().state, ledger.next_look()), (BudgetState::Open, 1));
+        assert_eq!((ledger.usage().state, ledger.next_look()), (BudgetPhase::Open, 1));
         ledger.handle_bytes(1);
-        assert_eq!(ledger.usage().state, BudgetState::Spent);
+        assert_eq!(ledger.usage().state, BudgetPhase::Spent);
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn the_count_of_an_earlier_period_is_not_continued() {
         let old = TrafficRecord { start_ms: NOON - DAY_MS, used: 50_000_000 };
-        assert_eq!(ledger(true, Some(old), NOON).usage().state, BudgetState::Open);
+        assert_eq!(ledger(true, Some(old), NOON).usage().state, BudgetPhase::Open);
     }
 
     #[test]
@@ -212,12 +212,12 @@ mod tests {
         let begun = Instant::now();
         for (now_ms, restarted_at) in [(0, 0), (NOON - DAY_MS, NOON - DAY_MS)] {
             let mut ledger = ledger(true, Some(record), restarted_at);
-            assert_eq!(ledger.usage().state, BudgetState::Spent);
+            assert_eq!(ledger.usage().state, BudgetPhase::Spent);
             let day = Duration::from_millis(DAY_MS);
             ledger.handle_time(now_ms + DAY_MS / 4, begun + day / 4);
-            assert_eq!(ledger.usage().state, BudgetState::Spent);
+            assert_eq!(ledger.usage().state, BudgetPhase::Spent);
             ledger.handle_time(now_ms, begun + day + Duration::from_secs(60));
-            assert_eq!(ledger.usage().state, BudgetState::Open);
+            assert_eq!(ledger.usage().state, BudgetPhase::Open);
         }
     }
 }

@@ -36,22 +36,39 @@ impl UrgentField {
     }
 }
 
-/// Reads the entries after `after` to the end of the stream. Returns the last urgent one, if any,
-/// and the last entry.
-///
-/// # Errors
-/// [`StoreError`] if Redis fails.
-pub(crate) async fn find_urgent(
-    origin: &OriginStore,
-    urgent: &UrgentField,
-    after: Seq,
-) -> Result<(Option<Seq>, Seq), StoreError> {
-    let (mut found, mut last) = (None, after);
-    loop {
-        let page = origin.peek(last, PAGE).await?;
-        let Some(end) = page.last() else { return Ok((found, last)) };
-        last = end.seq;
-        found = page.iter().rfind(|entry| urgent.matches(entry)).map(|entry| entry.seq).or(found);
+/// Which entries were looked at while only the reserve was left.
+#[derive(Debug, Default)]
+pub(crate) struct UrgentScan {
+    through: Seq,
+    found: Option<Seq>,
+}
+
+impl UrgentScan {
+    /// Returns the last entry that was looked at.
+    pub(crate) fn through(&self) -> Seq {
+        self.through
+    }
+
+    /// Reads the entries that were not looked at, to the end of the stream. Returns the last urgent
+    /// one that is not acknowledged.
+    ///
+    /// # Errors
+    /// [`StoreError`] if Redis fails.
+    pub(crate) async fn look(
+        &mut self,
+        origin: &OriginStore,
+        urgent: &UrgentField,
+        acked: Seq,
+    ) -> Result<Option<Seq>, StoreError> {
+        self.through = self.through.max(acked);
+        self.found = self.found.filter(|seq| *seq > acked);
+        loop {
+            let page = origin.peek(self.through, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(self.found) };
+            self.through = last.seq;
+            let found = page.iter().rfind(|entry| urgent.matches(entry));
+            self.found = found.map(|entry| entry.seq).or(self.found);
+        }
     }
 }
 

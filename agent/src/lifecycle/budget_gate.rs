@@ -1,8 +1,6 @@
 //! The wait for the traffic budget: between two connections, until a period ends or an urgent entry
 //! may use the reserve.
 
-use std::future::pending;
-
 use spoke_diagnostics::error_chain;
 use spoke_protocol::Seq;
 use spoke_store::StoreError;
@@ -10,19 +8,9 @@ use tracing::{debug, info};
 
 use super::{Lifecycle, STEP_TIMEOUT};
 use crate::{
-    budget::{BudgetPass, BudgetState, BudgetUse, UrgentField, find_urgent},
+    budget::{BudgetPass, BudgetPhase, BudgetUse, UrgentField, UrgentScan},
     limits::STATE_RETRY,
-    status::StatusHandle,
 };
-
-/// Which entries were looked at while only the reserve was left.
-#[derive(Debug, Default)]
-pub(super) struct UrgentScan {
-    /// The last entry that was looked at.
-    through: Seq,
-    /// The last urgent entry.
-    found: Option<Seq>,
-}
 
 impl Lifecycle {
     /// Waits until the budget allows a connection, and returns what it may send. Returns none at
@@ -36,11 +24,11 @@ impl Lifecycle {
         loop {
             let usage = changes.borrow_and_update().budget;
             match usage.map(|usage| usage.state) {
-                Some(BudgetState::Open) => {
+                Some(BudgetPhase::Open) => {
                     self.urgent = UrgentScan::default();
                     return Some(BudgetPass::All);
                 }
-                Some(BudgetState::Reserve) => match self.urgent_entry().await {
+                Some(BudgetPhase::Reserve) => match self.urgent_entry().await {
                     Ok(Some(seq)) => {
                         info!(%seq, "connecting for an urgent entry");
                         return Some(BudgetPass::UpTo(seq));
@@ -50,7 +38,7 @@ impl Lifecycle {
                         debug!(error = error_chain(&error), "failed to look for urgent entries");
                     }
                 },
-                Some(BudgetState::Spent) | None => {}
+                Some(BudgetPhase::Spent) | None => {}
             }
             if let Some(usage) = usage {
                 let message = wait_message(&usage, self.parts.config.budget_urgent.as_ref());
@@ -61,7 +49,7 @@ impl Lifecycle {
             tokio::select! {
                 () = self.parts.shutdown.begun() => return None,
                 _ = changes.changed() => {}
-                () = news.changed() => news.handle_read_through(self.urgent.through),
+                () = news.changed() => news.handle_read_through(self.urgent.through()),
                 () = tokio::time::sleep(STATE_RETRY) => {}
             }
             if self.parts.authenticator.is_replaced() {
@@ -74,31 +62,14 @@ impl Lifecycle {
     async fn urgent_entry(&mut self) -> Result<Option<Seq>, StoreError> {
         let Some(urgent) = &self.parts.config.budget_urgent else { return Ok(None) };
         let acked = self.origin.last_known_standing().await?.memory.acked.seq;
-        let after = self.urgent.through.max(acked);
-        let (found, through) = find_urgent(&self.origin, urgent, after).await?;
-        let found = found.or(self.urgent.found).filter(|seq| *seq > acked);
-        self.urgent = UrgentScan { through, found };
-        Ok(found)
-    }
-}
-
-/// Resolves when the budget does not allow this session any more.
-pub(super) async fn budget_spent(status: &StatusHandle, pass: BudgetPass) {
-    let is_spent = |state: BudgetState| match pass {
-        BudgetPass::All => state != BudgetState::Open,
-        BudgetPass::UpTo(_) => state == BudgetState::Spent,
-    };
-    let mut changes = status.subscribe();
-    let spent = changes.wait_for(|status| status.budget.is_some_and(|usage| is_spent(usage.state)));
-    if spent.await.is_err() {
-        pending::<()>().await;
+        self.urgent.look(&self.origin, urgent, acked).await
     }
 }
 
 fn wait_message(usage: &BudgetUse, urgent: Option<&UrgentField>) -> String {
     let BudgetUse { budget, state, .. } = usage;
     match (state, urgent) {
-        (BudgetState::Reserve, Some(urgent)) => {
+        (BudgetPhase::Reserve, Some(urgent)) => {
             format!("the rest of the budget of {budget} is for urgent entries ({urgent})")
         }
         _ => format!("the budget of {budget} is used up"),

@@ -25,7 +25,7 @@ use spoke_store::{
 use tokio::sync::Notify;
 use tracing::{Instrument, info, info_span, warn};
 
-use super::{Lifecycle, budget_gate::budget_spent, handshake::handshake};
+use super::{Lifecycle, handshake::handshake};
 use crate::{
     auth_flow::TokenSerial,
     dial::websocket::open_websocket,
@@ -284,7 +284,7 @@ impl Lifecycle {
         let leave = async {
             tokio::select! {
                 goaway = leave(parts.shutdown.clone(), until) => goaway,
-                () = budget_spent(status, *pass) => parting("the traffic budget is used up"),
+                () = status.budget_spent(*pass) => parting("the traffic budget is used up"),
                 () = urgent_sent.notified() => parting("the urgent entries are sent"),
             }
         };

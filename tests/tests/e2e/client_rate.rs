@@ -1,7 +1,5 @@
 //! The rate of a client: what exceeds it is slowed down, and nothing is refused, lost or mistaken for a dead link.
 
-#![expect(clippy::unwrap_used, reason = "this is a test, its helpers included")]
-
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
