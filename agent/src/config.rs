@@ -17,6 +17,7 @@ use spoke_store::{RedisUrl, keys::DeviceKeys};
 
 use crate::{
     account::DeviceAccount,
+    budget::{TrafficBudget, UrgentField, empty_is_none},
     dial::{Dialer, ProxySetting},
     limits::{CONNECT_RETRY, CONNECT_SOON, PROGRESS_TIMEOUT_MIN, REFUSED_RETRY},
     tls::{self, TrustError},
@@ -61,6 +62,12 @@ pub struct AgentConfig {
     pub allow_plaintext: bool,
     /// Whether batches are compressed when this saves bytes.
     pub compression: bool,
+    /// The bytes that may be sent and received in a period; unset for no limit.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub budget: Option<TrafficBudget>,
+    /// The field and value of entries that may use the last part of the budget.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub budget_urgent: Option<UrgentField>,
     /// The time without an acknowledgement, while entries are in flight, after which the agent
     /// reconnects.
     pub progress_timeout_ms: u64,
@@ -120,6 +127,8 @@ impl Default for AgentConfig {
             proxy: ProxySetting::default(),
             allow_plaintext: false,
             compression: true,
+            budget: None,
+            budget_urgent: None,
             progress_timeout_ms: millis(PROGRESS_TIMEOUT),
             retry_first_ms: millis(CONNECT_RETRY.0),
             retry_longest_ms: millis(CONNECT_RETRY.1),

@@ -4,6 +4,7 @@
 //! the agent's roots, with a time limit for each.
 
 mod addresses;
+mod meter;
 mod route;
 mod tunnel;
 pub(crate) mod websocket;
@@ -25,7 +26,7 @@ use tokio_rustls::TlsConnector;
 
 pub use self::route::ProxySetting;
 use self::route::{ProxyProtocol, ProxyRoutes};
-pub(crate) use self::{route::DialRoute, tunnel::TunnelError};
+pub(crate) use self::{meter::TrafficMeter, route::DialRoute, tunnel::TunnelError};
 
 /// A bidirectional byte stream.
 pub trait AsyncIo: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -39,6 +40,7 @@ pub(crate) type DialStream = Box<dyn AsyncIo>;
 pub struct Dialer {
     tls: Arc<rustls::ClientConfig>,
     routes: Arc<ProxyRoutes>,
+    meter: TrafficMeter,
 }
 
 /// A connection cannot be opened.
@@ -88,7 +90,13 @@ impl Dialer {
     /// # Errors
     /// [`ConfigError`] if a variable of the environment is not a valid proxy URL.
     pub fn new(proxy: &ProxySetting, tls: Arc<rustls::ClientConfig>) -> Result<Self, ConfigError> {
-        Ok(Self { tls, routes: Arc::new(ProxyRoutes::new(proxy)?) })
+        let (routes, meter) = (Arc::new(ProxyRoutes::new(proxy)?), TrafficMeter::default());
+        Ok(Self { tls, routes, meter })
+    }
+
+    /// Returns the meter of all connections that this dialer and its clones open.
+    pub(crate) fn meter(&self) -> &TrafficMeter {
+        &self.meter
     }
 
     /// Returns the route to a service: direct, or through a proxy.
@@ -113,7 +121,7 @@ impl Dialer {
         let connecting =
             timeout(HANDSHAKE_TIMEOUT, addresses::connect(first_host, first_port)).await;
         let tcp = within(connecting).map_err(unreachable)?;
-        let mut stream: DialStream = Box::new(tcp);
+        let mut stream: DialStream = Box::new(self.meter.stream(tcp));
         if let DialRoute::Through(proxy) = &route {
             if proxy.protocol() == ProxyProtocol::Https {
                 stream = self.encrypt(first_host, stream).await.map_err(|error| match error {

@@ -11,8 +11,10 @@ use serde::Deserialize;
 use spoke_protocol::{
     Seq,
     limits::{RETRY_HINT_MAX, TEXT_BYTES_MAX},
-    wire::json::UNUSABLE_STREAM,
+    wire::json::{TOO_FAST, UNUSABLE_STREAM},
 };
+
+use crate::limits::TOO_FAST_WAIT_MAX;
 
 /// Any response other than the expected one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,13 @@ impl ErrorResponse {
     /// Returns whether one stream at the hub cannot be used; the other direction continues.
     pub fn is_unusable_stream(&self) -> bool {
         self.reason.as_deref() == Some(UNUSABLE_STREAM)
+    }
+
+    /// Returns how long to wait before the same request, if the client exceeds its rate. A longer wait than
+    /// [`TOO_FAST_WAIT_MAX`] is left to the next session.
+    pub fn too_fast_wait(&self) -> Option<Duration> {
+        let is_too_fast = self.status == StatusCode::TOO_MANY_REQUESTS && self.has_reason(TOO_FAST);
+        self.retry_after.filter(|wait| is_too_fast && *wait <= TOO_FAST_WAIT_MAX)
     }
 
     /// Returns whether the request may succeed later.
@@ -131,6 +140,20 @@ mod tests {
             assert_eq!(response.to_string(), "502 Bad Gateway");
             assert!(response.date_ms.is_none() && !response.is_busy());
         }
+    }
+
+    #[test]
+    fn a_batch_over_the_rate_is_repeated_in_the_session_unless_that_takes_long() {
+        let wait = |status, reason: &str, seconds: &str| {
+            let body = format!(r#"{{"reason":"{reason}"}}"#);
+            let headers = headers(&[(RETRY_AFTER, seconds)]);
+            ErrorResponse::new(status, &headers, body.as_bytes()).too_fast_wait()
+        };
+        let busy = StatusCode::TOO_MANY_REQUESTS;
+        assert_eq!(wait(busy, "too-fast", "20"), Some(TOO_FAST_WAIT_MAX));
+        assert_eq!(wait(busy, "too-fast", "21"), None, "it is left to the next session");
+        assert_eq!(wait(busy, "too-many-requests", "1"), None);
+        assert_eq!(wait(StatusCode::SERVICE_UNAVAILABLE, "too-fast", "1"), None);
     }
 
     #[test]

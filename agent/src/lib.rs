@@ -5,6 +5,7 @@
 
 mod limits;
 mod account;
+mod budget;
 mod config;
 mod atomic_file;
 mod identity;
@@ -51,11 +52,13 @@ use spoke_service::{
     systemd,
 };
 use spoke_store::{Hints, Redis, probe::ready};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 pub use self::{
     account::DeviceAccount,
     auth_flow::AuthWait,
+    budget::{BadTrafficBudget, BadUrgentField, TrafficBudget, UrgentField},
     commands::AgentCli,
     config::AgentConfig,
     dial::{
@@ -69,6 +72,7 @@ pub use self::{
 };
 use self::{
     authenticator::{Authenticator, AuthenticatorError, one_time_secret::OneTimeSecretSource},
+    budget::BudgetKeeper,
     device_store::{CountLimit, DeviceStore},
     http_client::HttpClient,
     lifecycle::{Lifecycle, LifecycleParts, systemd_watchdog::Watchdog},
@@ -114,6 +118,7 @@ pub async fn run(daemon: Daemon<AgentConfig>) -> anyhow::Result<()> {
         redis: redis.clone(),
         keys: keys.clone(),
         device: device.clone(),
+        meter: dialer.meter().clone(),
     };
     let hosts = config.admin_hosts.clone().with_listen(&config.admin_listen);
     serve_admin(admin, admin_app(page, watchdog.clone(), shutdown.clone()), hosts, &shutdown)?;
@@ -121,6 +126,15 @@ pub async fn run(daemon: Daemon<AgentConfig>) -> anyhow::Result<()> {
         shutdown.spawn("status line", status_line(status.clone(), device, shutdown.clone()));
     }
 
+    let (running, ended) = oneshot::channel();
+    if let Some(budget) = config.budget {
+        let has_reserve = config.budget_urgent.is_some();
+        let (meter, redis, keys) = (dialer.meter().clone(), redis.clone(), keys.clone());
+        let keeper = BudgetKeeper { budget, has_reserve, meter, redis, keys };
+        let status = status.clone();
+        let report = move |usage| status.post_budget(usage);
+        shutdown.spawn("traffic budget", keeper.run(ended, report));
+    }
     info!(client = %account.client, hub = %account.hub, version = env!("CARGO_PKG_VERSION"), "started");
     systemd::ready();
     let lifecycle = async {
@@ -145,6 +159,7 @@ pub async fn run(daemon: Daemon<AgentConfig>) -> anyhow::Result<()> {
         anyhow::Ok(())
     };
     feed_watchdog(lifecycle, &watchdog).await?;
+    drop(running);
     drain(&shutdown).await;
     info!("stopped");
     Ok(())

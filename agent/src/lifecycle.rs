@@ -5,6 +5,7 @@
 //! ([`crate::auth_flow`], [`crate::transport::TransportSelector`], [`crate::disconnect`]) decide
 //! what to do next; this module adds randomness and the clock.
 
+mod budget_gate;
 mod connection;
 mod handshake;
 pub(crate) mod systemd_watchdog;
@@ -28,6 +29,7 @@ use crate::{
     account::DeviceAccount,
     auth_flow::{AuthStep, AuthWait, RejectedToken},
     authenticator::Authenticator,
+    budget::{BudgetPass, UrgentScan},
     config::AgentConfig,
     dial::Dialer,
     disconnect::{DisconnectCause, ReconnectDelay},
@@ -84,6 +86,9 @@ pub(crate) struct Lifecycle {
     outage: OutageLog,
     /// Whether the last disconnect was a Redis failure, which may end the next session at once.
     is_redis_suspect: bool,
+    /// What the budget allows the next session to send.
+    pass: BudgetPass,
+    urgent: UrgentScan,
 }
 
 impl Lifecycle {
@@ -101,6 +106,8 @@ impl Lifecycle {
             duplicate_retry: parts.config.refused_retry(),
             outage: OutageLog::default(),
             is_redis_suspect: false,
+            pass: BudgetPass::All,
+            urgent: UrgentScan::default(),
             parts,
         }
     }
@@ -114,6 +121,8 @@ impl Lifecycle {
                 info!("another state directory was mounted; starting again with it");
                 return;
             }
+            let Some(pass) = self.wait_for_budget().await else { continue };
+            self.pass = pass;
             let step = self.parts.authenticator.poll_step();
             self.parts.status.post_step(step, self.parts.authenticator.is_registered());
             self.parts.status.post_unsaved_state(self.parts.authenticator.retry_save());

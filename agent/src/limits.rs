@@ -31,3 +31,22 @@ pub const REFUSED_RETRY: (Duration, Duration) =
 /// Maximum number of bytes read from a file of the state directory. The largest, `session`, holds a
 /// token and two names, a few hundred bytes. The agent never writes a longer file.
 pub(crate) const STATE_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// The longest wait before a batch that was refused with 429 `too-fast` is sent again in the same session, which
+/// gives up a link that acknowledges nothing for 30 s.
+pub(crate) const TOO_FAST_WAIT_MAX: Duration = Duration::from_secs(20);
+
+// ---- Traffic budget -----------------------------------------------------------------------------
+
+/// The minimum of the setting `budget`: a login and a session over TLS take about 20 kB.
+pub(crate) const BUDGET_BYTES_MIN: u64 = 100_000;
+/// Percent of the budget for urgent entries, if there are any.
+pub(crate) const BUDGET_RESERVE_PERCENT: u64 = 5;
+/// The number of times that the count is written down in a period: what a crash may cost, and what it wears
+/// the device's disk.
+pub(crate) const BUDGET_RECORD_STEPS: u64 = 100;
+/// The maximum number of batches in flight under a budget, of half a percent of it each.
+pub(crate) const BUDGET_WINDOW_BATCHES: usize = 4;
+/// The minimum of such a batch in bytes.
+pub(crate) const BUDGET_BATCH_BYTES_MIN: usize = 4 * 1024;
+/// How often the count is looked at, if no bound is reached before.
+pub(crate) const BUDGET_LOOK: Duration = Duration::from_secs(1);

@@ -10,6 +10,7 @@ use spoke_store::{Redis, keys::DeviceKeys};
 
 use crate::{
     device_store::DeviceStore,
+    dial::TrafficMeter,
     status::{AgentState, StatusHandle},
 };
 
@@ -27,6 +28,8 @@ pub(crate) struct AgentMetricsPage {
     pub keys: DeviceKeys,
     /// Counts the backlog while there is no session.
     pub device: DeviceStore,
+    /// Counts the bytes of all connections.
+    pub meter: TrafficMeter,
 }
 
 impl AgentMetricsPage {
@@ -43,6 +46,19 @@ impl AgentMetricsPage {
         page.gauge("spoke_agent_stalled_sessions", help, &status.stalled_sessions);
         let help = "1 while an entry does not get through to the hub although it is sent alone.";
         page.gauge("spoke_agent_stuck_entries", help, &u8::from(status.stuck.is_some()));
+        let name = "spoke_agent_wire_bytes_total";
+        page.head("counter", name, "Bytes of all connections, with TLS, without TCP and IP.");
+        for (direction, bytes) in
+            [(Direction::Up, self.meter.sent()), (Direction::Down, self.meter.received())]
+        {
+            page.sample(name, &[("direction", direction.word())], &bytes);
+        }
+        let used = status.budget.map_or(0, |usage| usage.used);
+        let help = "Bytes used of the traffic budget in this period; 0 without one.";
+        page.gauge("spoke_agent_budget_used_bytes", help, &used);
+        let bytes = status.budget.map_or(0, |usage| usage.budget.bytes);
+        let help = "Bytes of the traffic budget; 0 without one.";
+        page.gauge("spoke_agent_budget_bytes", help, &bytes);
         let name = "spoke_agent_sessions_total";
         page.counters(name, "Sessions established.", "transport", &metrics.sessions);
         let name = "spoke_agent_sessions_ended_total";

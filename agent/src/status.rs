@@ -1,5 +1,7 @@
 //! The live status of the agent: for `GET /status`, readiness, metrics and systemd.
 
+mod budget;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +14,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
-    account::DeviceAccount, auth_flow::AuthStep, metrics::AgentMetrics, transport::TransportKind,
+    account::DeviceAccount, auth_flow::AuthStep, budget::BudgetUse, metrics::AgentMetrics,
+    transport::TransportKind,
 };
 
 /// The live status.
@@ -61,6 +64,9 @@ pub(crate) struct AgentStatus {
     /// The streams that cannot be used.
     #[serde(default)]
     pub stopped: StoppedStreams,
+    /// What is used of the traffic budget, if there is one.
+    #[serde(default)]
+    pub budget: Option<BudgetUse>,
     /// The last fault, whether it is over or not.
     pub last_error: Option<Failure>,
     /// Counts since the process started.
@@ -175,6 +181,7 @@ impl StatusHandle {
             held_back: None,
             stuck: None,
             stopped: StoppedStreams::default(),
+            budget: None,
             last_error: None,
             counts: StatusCounts::default(),
         };

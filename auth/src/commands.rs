@@ -7,6 +7,7 @@ mod extend;
 mod list;
 mod provision;
 mod revoke;
+mod set;
 mod show;
 
 use clap::{Parser, Subcommand};
@@ -44,6 +45,8 @@ enum AuthCommand {
     Show(show::ShowArgs),
     /// Give a client that has not registered yet more time to do so
     Extend(extend::ExtendArgs),
+    /// Change how much a client may send
+    Set(set::SetArgs),
     /// Revoke a client at once: its sessions end and its live connection is closed
     Revoke(revoke::RevokeArgs),
     /// Check the settings, certificates, Redis and the listeners, with help for each problem; fails if one
@@ -71,6 +74,7 @@ impl AuthCli {
             AuthCommand::List(args) => list::run(&config, &args).await,
             AuthCommand::Show(args) => show::run(&config, &args).await,
             AuthCommand::Extend(args) => extend::run(&config, &args).await,
+            AuthCommand::Set(args) => set::run(&config, &args).await,
             AuthCommand::Revoke(args) => revoke::run(&config, &args).await,
             AuthCommand::Check(args) => check::run(&config, &self.settings, args).await,
             AuthCommand::Health => health(&config.admin_listen).await,

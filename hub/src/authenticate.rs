@@ -9,7 +9,7 @@ use axum::{
 };
 use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
 use secrecy::SecretString;
-use spoke_protocol::{ClientId, Epoch, wire::json::GENERATION_HEADER};
+use spoke_protocol::{ClientId, EntryRate, Epoch, wire::json::GENERATION_HEADER};
 use spoke_service::{
     api_error::ApiError,
     bearer_token,
@@ -17,7 +17,7 @@ use spoke_service::{
 };
 use spoke_store::{CopyStore, session_tokens::SessionClient};
 
-use crate::{client_limits::RequestGuard, state::HubState};
+use crate::{client_limits::RequestGuard, quota::RatedClient, state::HubState};
 
 /// Query parameters that clients mistakenly use for tokens.
 const TOKEN_PARAMETERS: [&str; 5] =
@@ -30,6 +30,8 @@ pub(crate) struct Caller {
     pub client: ClientId,
     /// Registration that the session belongs to, in milliseconds since 1970; 0 if unknown.
     pub registered_at_ms: u64,
+    /// Rate that auth has for the client, if any.
+    pub rate: Option<EntryRate>,
     /// Generation from the `Spoke-Generation` header, if present.
     pub generation: Option<u64>,
     /// Session token, to query it again.
@@ -57,12 +59,12 @@ impl Caller {
         // Keeps the connection from eviction while the token is checked.
         let vouched = place.mark_authenticated();
         let found = hub.store_result(hub.sessions.find_client(&token).await)?;
-        let Some(SessionClient { client, registered_at_ms, .. }) = found else {
+        let Some(SessionClient { client, registered_at_ms, rate, .. }) = found else {
             return Err(unauthorized(hub));
         };
         let request = hub.client_limits.open_request(&client, Instant::now())?;
         let permits = Some(Arc::new(RequestPermits { request, _vouched: vouched }));
-        Ok(Self { client, registered_at_ms, generation: None, token, permits })
+        Ok(Self { client, registered_at_ms, rate, generation: None, token, permits })
     }
 
     /// Returns the in stream, for entries that the client sends in the session of this generation.
@@ -70,6 +72,11 @@ impl Caller {
         let client = (&self.client, self.registered_at_ms);
         let guard = hub.copy_quotas.client(&self.client, Instant::now());
         CopyStore::hub(hub.writer.clone(), &hub.keys, client, generation, guard)
+    }
+
+    /// Returns the client with its rate.
+    pub(crate) fn rated(&self) -> RatedClient {
+        RatedClient { client: self.client.clone(), rate: self.rate }
     }
 
     /// Counts a session that this request starts.

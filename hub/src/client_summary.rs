@@ -1,7 +1,12 @@
 //! Describes a client in words, for the terminal and the status page alike.
 
 use spoke_service::logging::is_printable;
-use spoke_store::fleet::{ClientRow, DuplicateIdentities, Fleet, PendingEntries};
+use spoke_store::{
+    fleet::{ClientRow, DuplicateIdentities, Fleet, PendingEntries},
+    throttle_mark::ThrottleMark,
+};
+
+use crate::limits::THROTTLE_SHOWN;
 
 /// Time for which a refused duplicate device is shown; one that is still running retries sooner.
 const CLONE_SHOWN_MS: u64 = 24 * 60 * 60 * 1000;
@@ -45,6 +50,8 @@ pub(crate) struct FleetTotals {
     pub behind: usize,
     /// Clients that share an identity with another device.
     pub clones: usize,
+    /// Clients that are slowed down.
+    pub throttled: usize,
     /// Entries received from clients.
     pub received: u64,
     /// Entries acknowledged by clients.
@@ -121,6 +128,7 @@ impl FleetTotals {
             totals.connected += usize::from(row.connected_since.is_some());
             totals.behind += usize::from(is_behind(row, now_ms));
             totals.clones += usize::from(recent_duplicates(row, now_ms).is_some());
+            totals.throttled += usize::from(recent_throttle(row, now_ms).is_some());
             add(&mut totals.received, row.received);
             add(&mut totals.delivered, delivered(row));
             add(&mut totals.lost, row.lost.saturating_add(row.origin.lost));
@@ -144,6 +152,22 @@ pub(crate) fn is_behind(row: &ClientRow, now_ms: u64) -> bool {
 /// Returns the refused devices with the client's identity, if one tried recently.
 pub(crate) fn recent_duplicates(row: &ClientRow, now_ms: u64) -> Option<&DuplicateIdentities> {
     row.duplicates.as_ref().filter(|clones| now_ms.saturating_sub(clones.at_ms) < CLONE_SHOWN_MS)
+}
+
+/// Returns the mark that a hub slows the client down, unless it is too old.
+pub(crate) fn recent_throttle(row: &ClientRow, now_ms: u64) -> Option<&ThrottleMark> {
+    let is_recent = |mark: &&ThrottleMark| {
+        u128::from(now_ms.saturating_sub(mark.at_ms)) < THROTTLE_SHOWN.as_millis()
+    };
+    row.throttled.as_ref().filter(is_recent)
+}
+
+/// Says why a client is slowed down.
+pub(crate) fn throttle_reason(mark: &ThrottleMark) -> &'static str {
+    match mark.cause.as_str() {
+        "memory" => "redis is nearly full",
+        _ => "it exceeds its rate",
+    }
 }
 
 /// Formats an age as one number and one unit: `42s`, `3h`.

@@ -2,13 +2,13 @@
 
 use crate::{
     limits::{
-        BUDGET_MIB, BUDGET_MIB_MIN, CONNECTIONS_PER_CLIENT_MAX, IN_MAX_LEN, IN_MIN_AGE_SECONDS,
-        RESERVE_ENTRIES, RESERVE_KIB, RESERVE_PERCENT,
+        BUDGET_MIB, BUDGET_MIB_MIN, CLIENT_RATE, CONNECTIONS_PER_CLIENT_MAX, IN_MAX_LEN,
+        IN_MIN_AGE_SECONDS, RESERVE_ENTRIES, RESERVE_KIB, RESERVE_PERCENT,
     },
     quota::MemoryReserve,
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
-use spoke_protocol::ClientId;
+use spoke_protocol::{ClientId, EntryRate};
 use spoke_service::{
     ServiceConfig,
     config::{AdminHosts, ConfigError, LogSettings, TlsSettings, TrustedProxies, check_key_prefix},
@@ -57,6 +57,8 @@ pub struct HubConfig {
     pub connections_per_client: usize,
     /// Maximum MiB of requests, frames and answers together.
     pub budget_mib: usize,
+    /// Rate of each client for which auth has no other, such as `5000/s 10MB/s`; `none` for no limit.
+    pub client_rate: EntryRate,
     /// Percent of redis's `maxmemory` in which clients are rate limited; 0 for none.
     pub reserve_percent: u64,
     /// That rate limit in entries a second.
@@ -113,6 +115,7 @@ impl Default for HubConfig {
             connections: CONNECTIONS_MAX,
             connections_per_client: CONNECTIONS_PER_CLIENT_MAX,
             budget_mib: BUDGET_MIB,
+            client_rate: CLIENT_RATE,
             reserve_percent: RESERVE_PERCENT,
             reserve_entries: RESERVE_ENTRIES,
             reserve_kib: RESERVE_KIB,

@@ -131,6 +131,10 @@ fn spawn_tasks(hub: &Arc<HubState>, auth_redis: &Redis) {
     }
     let state = hub.clone();
     shutdown.spawn("repeated log messages", async move { state.log_repeats().await });
+    let state = hub.clone();
+    shutdown.spawn("throttled clients", async move {
+        state.quota.record_throttled(&state.keys, &state.shutdown).await;
+    });
     let auth = &hub.config.auth_key_prefix;
     let (sessions, clients) = (session_prefix(auth), client_prefix(auth));
     let listen = |redis: &Redis, prefixes| {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use spoke_protocol::EntryRate;
 use spoke_service::limits::CONNECTIONS_MAX;
 
 // ---- Batches, windows, frames ---------------------------------------------------------------------
@@ -87,18 +88,40 @@ pub const REDIS_PLACE_PATIENCE: Duration = Duration::from_secs(2);
 
 // ---- What a client may fill -------------------------------------------------------------------
 
+/// Entries and bytes a second of one client, as long as auth has no other rate for it. No honest
+/// device meets it: its link carries no 100 MB a second, and an agent that sends a backlog from the
+/// same machine carries 89,000 entries a second.
+pub const CLIENT_RATE: EntryRate = EntryRate { entries: 100_000, bytes: 100_000_000 };
+/// How far a client may exceed that rate: a faster machine than the one above sends a million
+/// entries of a backlog before it is slowed down.
+pub const CLIENT_RATE_BURST: Duration = Duration::from_secs(10);
+/// When a client comes back after its rate was changed.
+pub const RATE_RECONNECT_WAIT: Duration = Duration::from_millis(100);
+/// How long a client must not have waited before it no longer counts as throttled. One that is told
+/// to wait by `Retry-After` comes back within this time.
+pub const THROTTLE_QUIET: Duration = Duration::from_secs(30);
+/// How often the mark of a throttled client is written to Redis again.
+pub const THROTTLE_REFRESH: Duration = Duration::from_secs(30);
+/// How old that mark may be, so that the client still counts as throttled: a hub that was killed
+/// does not remove it.
+pub const THROTTLE_SHOWN: Duration = Duration::from_secs(75);
+/// How often the hub looks for throttled clients to report.
+pub const THROTTLE_POLL: Duration = Duration::from_secs(1);
 /// Percent of Redis's `maxmemory` reserved for all clients at a low rate, once the rest is full.
 pub const RESERVE_PERCENT: u64 = 10;
 /// Entries a second of one client while only the reserve is left.
 pub const RESERVE_ENTRIES: u64 = 100;
 /// KiB a second of one client while only the reserve is left.
 pub const RESERVE_KIB: u64 = 32;
-/// How far a client may exceed its rate: one small batch.
+/// How far a client may exceed the rate of the reserve: one small batch.
 pub const RESERVE_BURST: Duration = Duration::from_secs(1);
 /// Longest time for which a client's earlier entries count against it when the reserve is reached:
 /// the clients that sent most recently wait first. Below the time after which an agent drops a
 /// link.
 pub const RESERVE_DEBT_MAX: Duration = Duration::from_secs(15);
+/// Longest time that one batch counts in the reserve: an entry of 1 MiB would take 32 s, and an agent
+/// gives up a link that acknowledges nothing for 30 s.
+pub const RESERVE_BATCH_MAX: Duration = Duration::from_secs(18);
 /// Time that a request waits for its client's rate before it is refused with 429.
 pub const RESERVE_PATIENCE: Duration = Duration::from_secs(2);
 /// Intervals of the memory query under load, and when Redis is three quarters full.

@@ -60,7 +60,7 @@ pub(crate) struct HubState {
     pub write_slots: LargeWriteSlots,
     /// Memory budget of requests, frames and answers.
     pub budget: MemoryBudget,
-    /// Rate limit per client while Redis is nearly full.
+    /// Rate limits per client.
     pub quota: RedisQuota,
     /// What the link to each client can carry at a time.
     pub link_paths: LinkPaths,
@@ -98,7 +98,7 @@ impl HubState {
             client_limits: ClientLimits::default(),
             write_slots: LargeWriteSlots::at(config.ack),
             budget: MemoryBudget::new(config.budget_mib * 1024 * 1024),
-            quota: RedisQuota::new(redis.clone(), config.reserve()),
+            quota: RedisQuota::new(redis.clone(), config.client_rate, config.reserve()),
             link_paths: LinkPaths::default(),
             metrics: HubMetrics::default(),
             store_faults: SharedLogLimiter::default(),

@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 use spoke_protocol::message::{Goaway, GoawayReason};
 use spoke_store::session_tokens::{client_key, digest, session_key};
 
-use crate::{authenticate::Caller, state::HubState};
+use crate::{authenticate::Caller, limits::RATE_RECONNECT_WAIT, state::HubState};
 
 /// Redis key of the auth session that authorises a connection. A refreshed token replaces it.
 pub(crate) struct TokenKey(Mutex<String>);
@@ -26,7 +26,8 @@ impl TokenKey {
     }
 }
 
-/// Resolves when the session ended or the client was revoked. Queries again at each change of the
+/// Resolves when the session ended or the client was revoked, or when the client has another rate:
+/// the next session begins with the limits of that. Queries again at each change of the
 /// session's or the client's key. A refreshed token passes its connections on to the new one: auth
 /// stores the new key, so the agent does not have to tell the hub behind an entry in transit. While
 /// auth's Redis does not answer, no session is closed.
@@ -42,6 +43,11 @@ pub(crate) async fn token_ended(hub: &HubState, caller: &Caller, key: &TokenKey)
         }
         match hub.sessions.find_client_by_key(&key.get()).await {
             Ok(Some(found)) if found.client == caller.client => {
+                if found.rate != caller.rate {
+                    let message = "the client's rate has changed".to_owned();
+                    let wait_ms = RATE_RECONNECT_WAIT.as_millis() as u64;
+                    return Goaway { reason: GoawayReason::Restart, message, wait_ms };
+                }
                 if let Some(next) = found.next {
                     session = hub.hints.watch_key(&next);
                     key.set(next);

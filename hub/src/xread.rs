@@ -15,7 +15,7 @@ use spoke_diagnostics::unix_ms;
 use spoke_protocol::{
     Checkpoint, ClientId, Direction, Entry, Epoch, PartnerMatch, Seq, Tally,
     limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BLOCK_MAX, SEQ_AHEAD_MAX},
-    message::{Ack, Cursor, Push, ReceiveLimits},
+    message::{Ack, Cursor, GoawayReason, Push, ReceiveLimits},
     sync::{
         LinkPath, OriginStanding, OriginTask, ResumeFinding, Sender, SenderStart, SessionEnding,
         SessionSummary, TrimMode, UnackedAtEnd, find_position,
@@ -102,7 +102,11 @@ pub(crate) async fn xread(
             () = news.changed() => {}
             () = hub.shutdown.begun() => return Ok((answer(hub, first), charge)),
             Ok(_) = &mut stopped => return Err(superseded()),
-            _ = &mut token_ended => return Err(unauthorized(hub)),
+            goaway = &mut token_ended => return match goaway.reason {
+                // The next request is counted at the new rate.
+                GoawayReason::Restart => Ok((answer(hub, first), charge)),
+                _ => Err(unauthorized(hub)),
+            },
             () = tokio::time::sleep_until(until.into()) => return Ok((answer(hub, first), charge)),
         }
         check_generation(hub, caller).await?;

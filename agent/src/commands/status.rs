@@ -15,6 +15,7 @@ use spoke_service::{
 use spoke_store::Redis;
 
 use crate::{
+    budget::BudgetUse,
     config::AgentConfig,
     device_store::{BoundedCount, DeviceStore, DeviceSummary},
     dial::{Dialer, ProxySetting},
@@ -188,6 +189,9 @@ fn as_text(
                 put("stopped", &format!("{direction}: {problem}"));
             }
         }
+        if let Some(usage) = &status.budget {
+            put("budget", &budget(usage, now));
+        }
         let StatusCounts { carried_up, carried_down, .. } = status.counts;
         let started = ago(status.started_at_ms, now);
         put("carried", &format!("{carried_up} up, {carried_down} down since the start {started}"));
@@ -267,6 +271,12 @@ fn running(status: &AgentStatus, now: u64) -> String {
         }
         (state, _, _) => format!("not connected, {} for {since}", state.text()),
     }
+}
+
+fn budget(usage: &BudgetUse, now: u64) -> String {
+    let BudgetUse { budget, used, until_ms, .. } = usage;
+    let rest = format_duration(until_ms.saturating_sub(now));
+    format!("{:.1} MB of {budget} used; the period ends in {rest}", *used as f64 / 1e6)
 }
 
 fn stalled(sessions: u32) -> String {

@@ -22,6 +22,7 @@ use spoke_store::{
     StartWith, StoreError,
     driver::{SessionEvent, SessionOutcome, SessionStores, StreamSide, drive},
 };
+use tokio::sync::Notify;
 use tracing::{Instrument, info, info_span, warn};
 
 use super::{Lifecycle, handshake::handshake};
@@ -191,7 +192,10 @@ impl Lifecycle {
             self.handle_begun((epoch, begun.position.after));
         }
         self.parts.status.clear_stopped();
-        let sender = Sender::new(Direction::Up, welcome.granted, trim, &begun)
+        let (granted, budget) = (welcome.granted, self.parts.config.budget);
+        let granted = budget.map_or(granted, |budget| budget.limited(granted));
+        let sender = Sender::new(Direction::Up, granted, trim, &begun)
+            .with_stop_after(self.pass.last())
             .with_peer_clock(clock)
             .with_path(&self.path)
             .with_delay(self.hold_until(kind));
@@ -233,7 +237,9 @@ impl Lifecycle {
         let HubConnection { channel, session, generation, epoch, hub_origin, cursor } = open;
         let began = Instant::now();
         self.handle_welcomed(kind, generation);
-        let Self { parts, origin, copy, transport, path, outage, is_redis_suspect, .. } = self;
+        let Self { parts, origin, copy, transport, path, outage, is_redis_suspect, pass, .. } =
+            self;
+        let urgent_sent = Notify::new();
         let connected = log_connected(parts.account.hub.clone(), kind, outage, *is_redis_suspect);
         let before = parts.status.status().counts;
         let news = parts.hints.watch_stream(origin.key());
@@ -270,9 +276,18 @@ impl Lifecycle {
             if session.sender().acked_entries() > 0 {
                 watchdog.handle_acknowledged();
             }
+            if pass.last().is_some_and(|last| session.sender().acked() >= last) {
+                urgent_sent.notify_one();
+            }
         };
         let FrameChannel { frames, outbox, activity } = channel;
-        let leave = leave(parts.shutdown.clone(), until);
+        let leave = async {
+            tokio::select! {
+                goaway = leave(parts.shutdown.clone(), until) => goaway,
+                () = status.budget_spent(*pass) => parting("the traffic budget is used up"),
+                () = urgent_sent.notified() => parting("the urgent entries are sent"),
+            }
+        };
         let outcome = tokio::select! {
             outcome = drive(session, stores, frames, outbox, || activity.at(), leave, report) => outcome,
             never = connected => match never {},
@@ -366,5 +381,9 @@ async fn leave(shutdown: Shutdown, until: Option<Instant>) -> Goaway {
         () = shutdown.begun() => SHUTTING_DOWN,
         () = retry => "retrying a websocket",
     };
+    parting(message)
+}
+
+fn parting(message: &str) -> Goaway {
     Goaway { reason: GoawayReason::Restart, message: message.to_owned(), wait_ms: 0 }
 }

@@ -5,8 +5,9 @@
 //! Batches up are sent one after the other: parallel requests would arrive in any order. The two
 //! directions never wait for each other.
 //!
-//! Only requests for a stream of the hub that cannot be used are retried. Any other failed request
-//! ends the session, as a broken WebSocket does, and the next handshake finds out what arrived.
+//! Only requests for a stream of the hub that cannot be used, and batches that exceed the client's
+//! rate, are retried. Any other failed request ends the session, as a broken WebSocket does, and the
+//! next handshake finds out what arrived.
 //! Requests have no time limit: the session detects that no byte arrives, and drops the channel
 //! with all requests.
 
@@ -183,14 +184,22 @@ impl HttpTransport {
         Ok(())
     }
 
-    /// Adds a batch. If the stream at the hub cannot be used, retries until it can; the other
-    /// direction continues.
+    /// Adds a batch. If this client exceeds its rate, waits and repeats it. If the stream at the hub
+    /// cannot be used, retries until it can; the other direction continues.
     async fn add(&self, generation: u64, body: Bytes) -> Result<BatchAddedBody, HubRequestError> {
-        let first = self.requests.post("/xadd", Some(generation), body.clone()).await;
-        let Err(HubRequestError::Rejected(mut response)) = first else { return first };
-        if !response.is_unusable_stream() {
-            return Err(HubRequestError::Rejected(response));
-        }
+        let mut response = loop {
+            let added = self.requests.post("/xadd", Some(generation), body.clone()).await;
+            match added {
+                Err(HubRequestError::Rejected(response)) if response.is_unusable_stream() => {
+                    break response;
+                }
+                Err(HubRequestError::Rejected(response)) => match response.too_fast_wait() {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => return Err(HubRequestError::Rejected(response)),
+                },
+                added => return added,
+            }
+        };
         self.deliver(Frame::Hold(response.message.clone().unwrap_or_default())).await;
         let mut retry = unusable_retry();
         loop {

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use spoke_protocol::ClientId;
+use spoke_protocol::{ClientId, EntryRate};
 
 use crate::store::{ClientListing, RegistrationState};
 
@@ -44,6 +44,16 @@ pub(super) fn as_json(listing: &ClientListing, now_ms: u64) -> Value {
         "wrongCodes": record.wrong_codes,
         "codesLocked": listing.is_code_locked,
         "sessions": listing.sessions,
+        "rate": record.rate,
+    })
+}
+
+/// Returns the rate of a client at the hub in words; none where it is that of the hub's settings.
+pub(super) fn rate(listing: &ClientListing) -> Option<String> {
+    let rate = listing.record.rate.as_ref()?;
+    Some(match rate.parse::<EntryRate>() {
+        Ok(rate) => rate.to_string(),
+        Err(_) => format!("{rate:?} is invalid, so the hub's client_rate applies"),
     })
 }
 

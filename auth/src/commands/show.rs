@@ -5,7 +5,7 @@ use spoke_protocol::ClientId;
 use spoke_service::cli::print;
 
 use super::{
-    format::{as_json, now_ms, standing, unknown},
+    format::{as_json, now_ms, rate, standing, unknown},
     open_store::open_store,
 };
 use crate::config::AuthConfig;
@@ -30,7 +30,9 @@ pub(super) async fn run(config: &AuthConfig, args: &ShowArgs) -> anyhow::Result<
         let (word, when) = standing(&listing, now_ms);
         let standing = format!("{word} {when}");
         let sessions = listing.sessions;
-        format!("client    {client}\nstanding  {}\nsessions  {sessions}\n", standing.trim_end())
+        let rate = rate(&listing).map(|rate| format!("rate      {rate}\n")).unwrap_or_default();
+        let standing = standing.trim_end();
+        format!("client    {client}\nstanding  {standing}\nsessions  {sessions}\n{rate}")
     };
     Ok(print(&text)?)
 }

@@ -1,12 +1,12 @@
 //! The changes that an operator makes to clients.
 
 use secrecy::{ExposeSecret, SecretString};
-use spoke_protocol::ClientId;
+use spoke_protocol::{ClientId, EntryRate};
 use spoke_store::StoreError;
 
 use super::{
     AuthStore, ClientRecord,
-    scripts::{EXTEND, PROVISION, REVOKE},
+    scripts::{EXTEND, PROVISION, REVOKE, SET_RATE},
 };
 
 /// Keys per step of a scan.
@@ -98,6 +98,19 @@ impl AuthStore {
         call.key(self.keys.client(client)).key(self.keys.sessions(client));
         let ended: i64 = self.redis.invoke(&call).await?;
         Ok(u64::try_from(ended).ok())
+    }
+
+    /// Sets the rate of a client at the hub; `None` for that of the hub's settings. Returns `false` for an unknown
+    /// client.
+    pub(crate) async fn set_rate(
+        &self,
+        client: &ClientId,
+        rate: Option<EntryRate>,
+    ) -> Result<bool, StoreError> {
+        let mut call = SET_RATE.prepare_invoke();
+        call.key(self.keys.client(client));
+        call.arg(rate.map(|rate| rate.to_string()).unwrap_or_default());
+        self.redis.invoke(&call).await
     }
 
     /// Reads all clients, sorted by ID.

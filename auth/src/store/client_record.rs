@@ -2,6 +2,7 @@
 
 use redis::{FromRedisValue, ParsingError, Value};
 use secrecy::SecretString;
+use spoke_store::session_tokens::RATE_FIELD;
 
 use crate::{
     device_secret::DeviceSecret,
@@ -33,6 +34,8 @@ pub(crate) struct ClientRecord {
     pub(crate) secret_tag: Option<String>,
     /// Wrong codes and proofs before its deadline.
     pub(crate) wrong_codes: u32,
+    /// Its rate at the hub, an [`EntryRate`](spoke_protocol::EntryRate) as text; `None` for that of the hub's settings.
+    pub(crate) rate: Option<String>,
 }
 
 /// The largest valid number; `COUNT_MAX` of the scripts.
@@ -64,7 +67,7 @@ pub(crate) enum RegistrationState {
 
 impl ClientRecord {
     /// The fields, in the order of [`FromRedisValue::from_redis_value`].
-    pub(super) const FIELDS: [&'static str; 12] = [
+    pub(super) const FIELDS: [&'static str; 13] = [
         "otpSecret",
         "regDeadline",
         "secret",
@@ -77,6 +80,7 @@ impl ClientRecord {
         "secretTag",
         "wrongCodes",
         "wrongCodesUntil",
+        RATE_FIELD,
     ];
 
     /// Returns the hashes to compare a secret with, one after the other. It is one hash, current or next, and one
@@ -124,10 +128,10 @@ impl ClientRecord {
 impl FromRedisValue for ClientRecord {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         type Text = Option<String>;
-        let texts: [Text; 12] = FromRedisValue::from_redis_value(value)?;
-        let [otp_secret, deadline, hash, registered_at, disabled, step, window, ..]: [Text; 12] =
+        let texts: [Text; 13] = FromRedisValue::from_redis_value(value)?;
+        let [otp_secret, deadline, hash, registered_at, disabled, step, window, ..]: [Text; 13] =
             texts.clone();
-        let [.., next, next_tag, secret_tag, wrong_codes, wrong_codes_until] = texts;
+        let [.., next, next_tag, secret_tag, wrong_codes, wrong_codes_until, rate] = texts;
         let is_same_window = wrong_codes_until.is_some() && wrong_codes_until == deadline;
         let wrong_codes = number(wrong_codes).filter(|_| is_same_window).unwrap_or_default();
         Ok(Self {
@@ -142,6 +146,7 @@ impl FromRedisValue for ClientRecord {
             next_tag,
             secret_tag,
             wrong_codes: u32::try_from(wrong_codes).unwrap_or(u32::MAX),
+            rate,
         })
     }
 }
@@ -159,7 +164,7 @@ mod tests {
     use super::*;
 
     fn record(fields: [Option<&str>; 7]) -> ClientRecord {
-        let fields: Vec<_> = fields.into_iter().chain([None; 5]).collect();
+        let fields: Vec<_> = fields.into_iter().chain([None; 6]).collect();
         let value = |text: Option<&str>| match text {
             Some(text) => Value::BulkString(text.into()),
             None => Value::Nil,
@@ -220,7 +225,7 @@ mod tests {
         let locked = |until: &str, count: &str, all| {
             let mut fields = vec![otp, Some("2000")];
             fields.extend([None; 8]);
-            fields.extend([Some(count), Some(until)]);
+            fields.extend([Some(count), Some(until), None]);
             let value =
                 |text: Option<&str>| text.map_or(Value::Nil, |text| Value::BulkString(text.into()));
             let fields = fields.into_iter().map(value).collect();

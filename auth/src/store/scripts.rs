@@ -23,3 +23,4 @@ pub(super) static LOGOUT: LazyLock<Script> = script!("logout.lua");
 pub(super) static PROVISION: LazyLock<Script> = script!("provision.lua");
 pub(super) static EXTEND: LazyLock<Script> = script!("extend.lua");
 pub(super) static REVOKE: LazyLock<Script> = script!("revoke.lua");
+pub(super) static SET_RATE: LazyLock<Script> = script!("set_rate.lua");

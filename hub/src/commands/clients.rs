@@ -13,7 +13,10 @@ use spoke_store::{
 
 use super::redis::open_redis;
 use crate::{
-    client_summary::{ClientPresence, FleetTotals, Lag, age, printable, recent_duplicates, short},
+    client_summary::{
+        ClientPresence, FleetTotals, Lag, age, printable, recent_duplicates, recent_throttle,
+        short, throttle_reason,
+    },
     config::HubConfig,
 };
 
@@ -77,6 +80,11 @@ fn to_json(row: &ClientRow, unix_ms: u64) -> Value {
             "address": clones.address,
             "at": clones.at_ms,
         })),
+        "throttled": recent_throttle(row, unix_ms).map(|mark| json!({
+            "cause": mark.cause,
+            "since": mark.since_ms,
+            "at": mark.at_ms,
+        })),
         "in": {
             "epoch": row.cursor.0,
             "seq": row.cursor.1,
@@ -105,7 +113,7 @@ fn table(fleet: &Fleet, unix_ms: u64) -> String {
     if fleet.rows.is_empty() {
         return "no clients yet\n".to_owned();
     }
-    let mut text = totals_line(fleet, unix_ms);
+    let mut text = totals(fleet, unix_ms);
     let _ = writeln!(
         text,
         "{:<NAME$} {:<10} {:>11} {:>11} {:>8} {:>6} VERSION",
@@ -138,13 +146,15 @@ fn table(fleet: &Fleet, unix_ms: u64) -> String {
     text
 }
 
-fn totals_line(fleet: &Fleet, unix_ms: u64) -> String {
-    let FleetTotals { clients, connected, behind, received, lost, .. } =
+fn totals(fleet: &Fleet, unix_ms: u64) -> String {
+    let FleetTotals { clients, connected, behind, throttled, received, lost, .. } =
         FleetTotals::of(fleet, unix_ms);
+    let throttled = if throttled > 0 { format!("{throttled} throttled\n") } else { String::new() };
     let more = if fleet.is_cut { " and more" } else { "" };
     let noun = if clients == 1 { "client" } else { "clients" };
     format!(
-        "{clients} {noun}{more}: {connected} connected, {behind} behind; {} received, {} lost\n",
+        "{clients} {noun}{more}: {connected} connected, {behind} behind; {} received, {} lost\n\
+         {throttled}",
         short(received),
         short(lost)
     )
@@ -156,7 +166,11 @@ fn problem_lines(row: &ClientRow, unix_ms: u64) -> String {
         true => "  ! the key of its out stream has another type: RENAME or DEL it\n",
         false => "",
     };
-    format!("{unusable}{}", duplicate_lines(row, unix_ms))
+    let throttled = recent_throttle(row, unix_ms).map(|mark| {
+        let since = age(unix_ms, mark.since_ms);
+        format!("  ! throttled for {since}: {}\n", throttle_reason(mark))
+    });
+    format!("{unusable}{}{}", throttled.unwrap_or_default(), duplicate_lines(row, unix_ms))
 }
 
 fn duplicate_lines(row: &ClientRow, unix_ms: u64) -> String {
@@ -193,7 +207,7 @@ fn clip(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use spoke_protocol::Seq;
-    use spoke_store::fleet::PendingEntries;
+    use spoke_store::{fleet::PendingEntries, throttle_mark::ThrottleMark};
 
     use super::*;
 
@@ -219,6 +233,11 @@ mod tests {
             down: PendingEntries { entries: 99_999, oldest_ms: Some(1) },
             origin: Default::default(),
             is_origin_unusable: true,
+            throttled: Some(ThrottleMark {
+                cause: "rate".to_owned(),
+                since_ms: NOW - 100_000,
+                at_ms: NOW - 20_000,
+            }),
         }
     }
 
@@ -229,11 +248,16 @@ mod tests {
         let long = "n".repeat(64);
         let rows = vec![row("dev1"), row(&long)];
 
-        let text = table(&Fleet { rows, is_cut: true }, NOW);
+        let fleet = Fleet { rows, is_cut: true };
+        let text = table(&fleet, NOW);
 
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains(&long) && text.contains("1.2M, 11d"), "{text}");
         assert!(!text.contains('\x1b'), "the version is not escaped");
+        assert!(text.contains("2 throttled\n"), "{text}");
+        assert!(text.contains("! throttled for 100s: it exceeds its rate\n"), "{text}");
+        let after_a_crash = table(&fleet, NOW + 60_000);
+        assert!(!after_a_crash.contains("throttled"), "an old mark is not shown: {after_a_crash}");
     }
 
     #[test]

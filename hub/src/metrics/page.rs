@@ -23,7 +23,7 @@ pub(crate) struct HubMetricsSources<'a> {
     pub metrics: &'a HubMetrics,
     /// Memory budget.
     pub budget: &'a MemoryBudget,
-    /// Rate limit per client.
+    /// Rate limits per client.
     pub quota: &'a RedisQuota,
     /// Link state of all clients.
     pub link_paths: &'a LinkPaths,

@@ -12,7 +12,6 @@ use spoke_diagnostics::unix_ms;
 use spoke_protocol::{
     Epoch, PartnerId,
     limits::TEXT_BYTES_MAX,
-    message::ReceiveLimits,
     wire::json::{HelloBody, WelcomeBody},
 };
 use spoke_service::{api_error::ApiError, server::PeerAddress};
@@ -86,7 +85,7 @@ async fn session(
         cursor: cursor.into(),
         origin: begun.standing.origin_state().into(),
         position: begun.position.into(),
-        granted: ReceiveLimits::default().into(),
+        granted: hub.quota.granted(caller.rate).into(),
         server_time_ms: unix_ms(),
         partner,
     }))

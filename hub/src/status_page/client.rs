@@ -12,7 +12,10 @@ use super::{
     poller::{ClientDetail, FleetSnapshot},
 };
 use crate::{
-    client_summary::{Lag, age, delivered, grouped, printable, recent_duplicates},
+    client_summary::{
+        Lag, age, delivered, grouped, printable, recent_duplicates, recent_throttle,
+        throttle_reason,
+    },
     config::PageMode,
     state::HubState,
 };
@@ -66,6 +69,11 @@ fn facts(row: &ClientRow, now_ms: u64) -> Markup {
                 " is connected; another, at " (printable(clones.address.as_bytes())) ", was refused "
                 (grouped(clones.refused)) " times, the last " (age(now_ms, clones.at_ms))
                 " ago. Enrol one of them again under a name of its own."
+            }
+        }
+        @if let Some(mark) = recent_throttle(row, now_ms) {
+            p.warning {
+                "This client is throttled for " (age(now_ms, mark.since_ms)) ": " (throttle_reason(mark)) "."
             }
         }
         dl.facts {

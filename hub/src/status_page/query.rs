@@ -203,6 +203,7 @@ mod tests {
             down: PendingEntries { entries: n as u64 % 7, oldest_ms: None },
             origin: Default::default(),
             is_origin_unusable: false,
+            throttled: None,
         };
         Fleet { rows: (0..count).map(row).collect(), is_cut: false }
     }

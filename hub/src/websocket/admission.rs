@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use spoke_protocol::{
-    ClientId, Epoch, Seq,
+    Epoch, Seq,
     limits::{BATCH_BYTES_MAX, FIELD_BYTES_MIN},
     message::{Ack, Frame, Goaway, Push},
 };
@@ -20,7 +20,7 @@ use crate::{
     client_limits::LargeWriteSlot,
     limits::{BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE},
     memory_budget::MemoryCharge,
-    quota::BatchLoad,
+    quota::{BatchLoad, RatedClient},
     session_open::goaway,
     state::HubState,
 };
@@ -31,7 +31,7 @@ const FIELD_WIRE_BYTES: usize = 2;
 /// Admission control for the frames of one session.
 pub(crate) struct BatchAdmission {
     hub: Arc<HubState>,
-    client: ClientId,
+    client: RatedClient,
     charges: PendingCharges,
     refused: Mutex<Option<oneshot::Sender<Goaway>>>,
 }
@@ -50,7 +50,10 @@ struct PendingCharge {
 impl BatchAdmission {
     /// Creates the admission of one session. The receiver resolves if the budget has no room for a
     /// frame.
-    pub(crate) fn new(hub: Arc<HubState>, client: ClientId) -> (Self, oneshot::Receiver<Goaway>) {
+    pub(crate) fn new(
+        hub: Arc<HubState>,
+        client: RatedClient,
+    ) -> (Self, oneshot::Receiver<Goaway>) {
         let (refused, refusal) = oneshot::channel();
         let refused = Mutex::new(Some(refused));
         (Self { hub, client, charges: PendingCharges::default(), refused }, refusal)
@@ -70,7 +73,7 @@ impl BatchAdmission {
         let unpacked = Frame::unpacked_bytes(&bytes);
         let fields = (unpacked / FIELD_WIRE_BYTES * FIELD_BYTES_MIN).min(BATCH_BYTES_MAX);
         let wanted = BUDGET_COPIES * unpacked + fields;
-        let (budget, client) = (self.hub.budget.clone(), self.client.clone());
+        let (budget, client) = (self.hub.budget.clone(), self.client.client.clone());
         async move {
             let charge = match charge {
                 Some(mut charge) => {

@@ -8,7 +8,7 @@ use futures_util::{
 };
 use spoke_diagnostics::{error_chain, unix_ms};
 use spoke_protocol::{
-    Direction, EntryLimits, PartnerId,
+    Direction, EntryLimits, EntryRate, PartnerId,
     limits::HEARTBEAT,
     message::{
         Cursor, Features, Frame, Goaway, GoawayReason, Hello, MAJOR, MINOR, OriginState,
@@ -77,7 +77,7 @@ async fn run(
         }
     };
     Span::current().record("session", session.generation);
-    let welcome = Frame::Welcome(Box::new(session.welcome(&context.hub)));
+    let welcome = Frame::Welcome(Box::new(session.welcome(&context.hub, context.caller.rate)));
     if let Err(error) = sink.send(Message::Binary(welcome.encode(Features::default()))).await {
         debug!(error = error_chain(&error), "connection closed before WELCOME");
     } else {
@@ -132,7 +132,7 @@ impl AgentSession {
         Ok(Self { generation, partner, begun, origin, cursor, features })
     }
 
-    fn welcome(&self, hub: &HubState) -> Welcome {
+    fn welcome(&self, hub: &HubState, rate: Option<EntryRate>) -> Welcome {
         Welcome {
             major: MAJOR,
             minor: MINOR,
@@ -140,7 +140,7 @@ impl AgentSession {
             generation: self.generation,
             cursor: self.cursor,
             origin: self.begun.standing.origin_state(),
-            granted: ReceiveLimits::default(),
+            granted: hub.quota.granted(rate),
             heartbeat_ms: HEARTBEAT.as_millis() as u64,
             server_time_ms: unix_ms(),
             features: hub.features().common(self.features),
@@ -185,7 +185,7 @@ impl AgentSession {
         // Losses of an ended epoch are found when the next one begins.
         self.begun.position.loss.iter().for_each(|loss| traffic.sent.handle_loss(loss));
         let mut observer = Box::new(traffic.observe(&self.origin, &self.cursor));
-        let (admission, refused) = BatchAdmission::new(hub.clone(), client.clone());
+        let (admission, refused) = BatchAdmission::new(hub.clone(), context.caller.rated());
         let charges = admission.charges();
         frames.set_admission(admission);
         let mut stuck = path.stuck();

@@ -20,12 +20,16 @@ pub mod wire;
 pub mod sync;
 
 mod backoff;
+mod byte_size;
+mod entry_rate;
 mod rate;
 mod registration_proof;
 
 pub use backoff::{RetryDelay, reconnect_wait};
+pub use byte_size::{BadByteSize, ByteSize};
 pub use client_id::{BadClientId, ClientId};
 pub use entry::{Digest, Direction, Entry, EntryLimits, Field, RejectReason};
+pub use entry_rate::{BadEntryRate, EntryRate};
 pub use instance::{BadInstanceId, InstanceId};
 pub use loss::{BadTally, BatchAccount, Checkpoint, Loss, LossCause, Tally, TallyPrecision};
 pub use partner::{Partner, PartnerId, PartnerMatch};

@@ -36,6 +36,12 @@ pub const FIELD_BYTES_MIN: usize = 64;
 /// The maximum number of batches in flight. Two or three saturate a link (NATS ADR-50); the rest covers long
 /// round trips.
 pub const WINDOW_BATCHES: usize = 8;
+/// How long a batch may take at a client's own rate: the hub grants such a client smaller batches. A window of
+/// them is acknowledged well within [`PROGRESS_TIMEOUT`], so that a link that is slowed down does not look dead.
+pub const RATE_BATCH_SPAN: Duration = Duration::from_secs(2);
+/// The minimum of a client's rate in bytes a second. The largest entry takes nine seconds of it, well below
+/// [`PROGRESS_TIMEOUT`].
+pub const RATE_BYTES_MIN: u64 = 128_000;
 /// The maximum number of batches of one session that its Redis works on: it runs one while the next is
 /// prepared.
 pub const APPENDS_MAX: usize = 2;

@@ -10,10 +10,12 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
 use super::{Redis, StoreError};
-use spoke_protocol::ClientId;
+use spoke_protocol::{ClientId, EntryRate};
 
 /// The field of a session with its client's name.
 pub const CLIENT_FIELD: &str = "client";
+/// The field of a client with the rate that an operator has set for it, an [`EntryRate`] as text.
+pub const RATE_FIELD: &str = "rate";
 /// Functions that auth's scripts and the lookup of a session share, in Lua.
 pub const CLIENT_LUA: &str = include_str!("scripts/client_registration.lua");
 
@@ -34,6 +36,8 @@ pub struct SessionClient {
     pub registered_at_ms: u64,
     /// The key of the session that it was refreshed into.
     pub next: Option<String>,
+    /// The rate that an operator has set for the client.
+    pub rate: Option<EntryRate>,
 }
 
 /// Reads live sessions. Cheap to clone.
@@ -68,9 +72,12 @@ impl SessionTokens {
     pub async fn find_client_by_key(&self, key: &str) -> Result<Option<SessionClient>, StoreError> {
         let mut call = LOOKUP.prepare_invoke();
         call.key(key).arg(client_prefix(&self.prefix));
-        let found: Option<(String, u64, Option<String>)> = self.redis.invoke(&call).await?;
-        Ok(found.and_then(|(name, registered_at_ms, next)| {
-            Some(SessionClient { client: name.parse().ok()?, registered_at_ms, next })
+        type Found = (String, u64, Option<String>, Option<String>);
+        let found: Option<Found> = self.redis.invoke(&call).await?;
+        Ok(found.and_then(|(name, registered_at_ms, next, rate)| {
+            // An invalid rate, written by hand, counts as none.
+            let rate = rate.and_then(|rate| rate.parse().ok());
+            Some(SessionClient { client: name.parse().ok()?, registered_at_ms, next, rate })
         }))
     }
 }

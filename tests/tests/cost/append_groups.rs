@@ -55,9 +55,13 @@ async fn append(redis: &RedisServer, clients: &[&Client]) -> Vec<String> {
     fill(redis, clients).await;
     let mut eval = cmd("EVAL");
     eval.arg(append_script()).arg(2 + clients.len()).arg(STREAM).arg(LEDGER);
-    clients.iter().for_each(|client| drop(eval.arg(&client.state)));
+    for client in clients {
+        eval.arg(&client.state);
+    }
     eval.arg(words(&["1700000000000", "up", "9999-0", "1000"]));
-    clients.iter().for_each(|client| drop(eval.arg(batch_args(&client.batch))));
+    for client in clients {
+        eval.arg(batch_args(&client.batch));
+    }
     let answers = call(redis, &eval).await;
     let Value::Array(answers) = answers else { panic!("{answers:?}") };
     answers.into_iter().map(without_id).collect()

@@ -1,7 +1,9 @@
 //! Entries from end to end, with the real programs.
 
 mod carry;
+mod client_rate;
 mod dead_letters;
 mod demo;
 mod duplicate_identity;
 mod fleet;
+mod traffic_budget;

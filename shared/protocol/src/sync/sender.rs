@@ -112,6 +112,8 @@ pub struct Sender {
     peer_clock: Option<PeerClock>,
     /// No batch is sent before this time, so that the other direction has the connection for itself.
     delayed_until: Option<Instant>,
+    /// No batch after this entry is sent.
+    stop_after: Option<Seq>,
     /// The first entry that is too far ahead of the peer's clock, and since when it waits.
     ahead_of_clock: Option<(Seq, Instant)>,
     /// Whether a read found losses while batches were in flight.
@@ -165,6 +167,7 @@ impl Sender {
             has_news: false,
             peer_clock: None,
             delayed_until: None,
+            stop_after: None,
             ahead_of_clock: None,
             awaits_acks: false,
             blocked: is_unreadable.then(probe),
@@ -194,6 +197,12 @@ impl Sender {
     #[must_use]
     pub fn with_delay(self, delayed_until: Option<Instant>) -> Self {
         Self { delayed_until, ..self }
+    }
+
+    /// Sends no batch that begins after this entry.
+    #[must_use]
+    pub fn with_stop_after(self, stop_after: Option<Seq>) -> Self {
+        Self { stop_after, ..self }
     }
 
     /// Takes note of the time.
@@ -279,6 +288,7 @@ impl Sender {
         let has_room = self.in_flight.has_room(self.granted.window_batches, size);
         let are_losses_recorded = self.pending_losses.is_none() && !self.is_recording_losses;
         self.delayed_until.is_none()
+            && self.stop_after.is_none_or(|last| next.after < last)
             && !self.is_on_hold
             && self.blocked.is_none()
             && has_room

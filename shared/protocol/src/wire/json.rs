@@ -31,6 +31,8 @@ pub const GENERATION_HEADER: &str = "spoke-generation";
 
 /// The reason of a refusal if one stream at the hub cannot be used. Other streams are not affected.
 pub const UNUSABLE_STREAM: &str = "unusable-stream";
+/// The reason word of a refusal because the client exceeds its rate; nothing was changed.
+pub const TOO_FAST: &str = "too-fast";
 
 /// The answer of `GET /seq`, and any other cursor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

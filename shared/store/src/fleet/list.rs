@@ -13,6 +13,7 @@ use crate::{
     limits::{FLEET_MAX, LIST_CLIENTS_MAX},
     origin_state,
     presence::{OriginReach, Transport},
+    throttle_mark::{self, ThrottleMark},
 };
 use spoke_protocol::{ClientId, Epoch, Seq, Tally, limits::IDLE_TIMEOUT, sync::OriginStanding};
 
@@ -64,6 +65,8 @@ pub struct ClientRow {
     pub origin: OriginStanding,
     /// Whether the key of the out stream has the wrong type.
     pub is_origin_unusable: bool,
+    /// The mark that a hub slows it down.
+    pub throttled: Option<ThrottleMark>,
 }
 
 /// Entries that wait to be carried in one direction.
@@ -150,7 +153,7 @@ pub async fn find_clients(
     Ok(rows)
 }
 
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 15] = [
     "connected_since",
     "last_seen",
     "agent_version",
@@ -163,6 +166,9 @@ const FIELDS: [&str; 12] = [
     "clone_at",
     "in_lost",
     "up_said",
+    throttle_mark::FIELDS[0],
+    throttle_mark::FIELDS[1],
+    throttle_mark::FIELDS[2],
 ];
 
 fn row(client: &ClientId, reply: Value) -> Result<Option<ClientRow>, StoreError> {
@@ -207,6 +213,11 @@ fn row(client: &ClientId, reply: Value) -> Result<Option<ClientRow>, StoreError>
         down: pending_down(&out, decode::seq(oldest).ok()),
         origin: out,
         is_origin_unusable: is_out_unusable,
+        throttled: number(14).map(|at_ms| ThrottleMark {
+            cause: text(12),
+            since_ms: number(13).unwrap_or(at_ms),
+            at_ms,
+        }),
     }))
 }
 

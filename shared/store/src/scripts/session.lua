@@ -3,16 +3,16 @@
 --
 -- KEYS  1 the session
 -- ARGV  1 the prefix of the keys of clients
--- Returns the client's name, the registration of the session in ms since 1970 (0 without one) and the key of
--- the session that it was refreshed into (false for none); or nil.
+-- Returns the client's name, the registration of the session in ms since 1970 (0 without one), the key of the
+-- session that it was refreshed into (false for none) and the client's rate (false for none); or nil.
 local session = redis.call('HMGET', KEYS[1], 'client', 'registeredAt', 'next')
 if not session[1] then
   return false
 end
 local stored =
-  redis.call('HMGET', ARGV[1] .. session[1] .. ':h', 'secret', 'disabled', 'registeredAt')
+  redis.call('HMGET', ARGV[1] .. session[1] .. ':h', 'secret', 'disabled', 'registeredAt', 'rate')
 local registered_at = count_of(session[2], 0)
 if not stored[1] or is_disabled(stored[2]) or registered_at < count_of(stored[3], 0) then
   return false
 end
-return {session[1], registered_at, session[3]}
+return {session[1], registered_at, session[3], stored[4]}

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use spoke_tests::entries::awkward;
+use spoke_tests::{entries::awkward, service::Kind, single_service::Stand};
 
 use crate::hub_http::{IN, b64, carried, entry_body, hub, inbound};
 
@@ -208,4 +208,32 @@ async fn a_body_that_is_too_large_or_not_json_is_refused() {
     let answer = dev1.post_body("/xadd", "text/plain", entry_body("1-0", 1).to_string()).await;
     assert_eq!(answer.refusal().0, 415, "{answer:?}");
     assert_eq!(stand.redis.length(IN).await, 0);
+}
+
+#[tokio::test]
+async fn a_client_over_its_rate_gets_429_with_retry_after_and_another_client_does_not() {
+    let stand = Stand::start(Kind::Hub, &[("client_rate", "10/s 1MB/s")]).await;
+    let (dev1, dev2) = (stand.client("dev1").await, stand.client("dev2").await);
+    let entries = |first: u64, count: u64| {
+        let entry = |n| json!({ "seq": format!("{n}-0"), "fields": [["n", "1"]] });
+        json!({ "entries": (first..first + count).map(entry).collect::<Vec<_>>() })
+    };
+    // A burst is ten seconds of the rate; a batch may exceed it once.
+    dev1.post_json("/xadd", &entries(1, 400)).await.ok();
+
+    let answer = dev1.post_json("/xadd", &entries(401, 1)).await;
+
+    assert_eq!(answer.refusal(), (429, "too-fast".to_owned()));
+    let wait = answer.retry_after().unwrap();
+    assert!((25..=31).contains(&wait), "300 entries at 10/s: {wait} s");
+    dev2.post_json("/xadd", &entries(1, 1)).await.ok();
+    assert_eq!(stand.redis.length(IN).await, 401);
+
+    // Another rate applies to the next request, and what was sent before still counts.
+    let key = "spoke-auth:client:dev2:h";
+    stand.redis.command::<u64>(&["HSET", key, "rate", "100/s 1MB/s"]).await;
+    dev2.post_json("/xadd", &entries(2, 1000)).await.ok();
+    assert_eq!(dev2.post_json("/xadd", &entries(1002, 400)).await.status, 200);
+    let wait = dev2.post_json("/xadd", &entries(1402, 1)).await.retry_after().unwrap();
+    assert!((2..=5).contains(&wait), "400 entries at 100/s: {wait} s");
 }

@@ -346,3 +346,23 @@ fn acknowledgements_are_recorded_once_per_interval_including_the_last() {
     });
     assert_eq!((recorded(&mut session, due), session.poll_timeout()), (None, now + IDLE_TIMEOUT));
 }
+
+#[test]
+fn no_batch_that_begins_after_the_last_entry_to_send_is_sent() {
+    let now = Instant::now();
+    let standing = OriginStanding::default();
+    let position = find_position(&standing, &Cursor::default(), None, PartnerMatch::Same);
+    let begun = SenderStart { position, standing };
+    let granted = ReceiveLimits { batch_entries: 2, ..ReceiveLimits::default() };
+    let mut sender = Sender::new(Direction::Up, granted, TrimMode::Keep, &begun)
+        .with_stop_after(Some(Seq::new(3, 0)));
+    sender.handle_news();
+    assert!(sender.poll_task(now).is_some());
+    let entries = (1..=6).map(|ms| Entry { seq: Seq::new(ms, 0), ..entry(10) }).collect();
+    let (first, last) = (Seq::new(1, 0), Seq::new(6, 0));
+    let extent = Extent { first, last, length: 6, added: 6, ..Extent::default() };
+    sender.handle_read(OriginRead { entries, extent, is_end: true }, now);
+    let sent: Vec<_> =
+        std::iter::from_fn(|| sender.poll_push(now)).map(|push| push.through).collect();
+    assert_eq!(sent, [Seq::new(2, 0), Seq::new(4, 0)]);
+}
