@@ -14,7 +14,7 @@ const NEW: &str = "spoke-auth:session:new:h";
 const COUNT: &str = "spoke-auth:wrong-codes";
 
 /// Each script with keys and arguments with which it succeeds.
-const SCRIPTS: [(&str, &[&str], &[&str]); 10] = [
+const SCRIPTS: [(&str, &[&str], &[&str]); 11] = [
     ("attempt", &[CLIENT, COUNT], &["1000", "100", "1000", "1", "60000", "otpSecret", "secret"]),
     ("extend", &[CLIENT], &["2000000000000"]),
     ("forgive", &[CLIENT, COUNT], &["1900000000000"]),
@@ -25,6 +25,7 @@ const SCRIPTS: [(&str, &[&str], &[&str]); 10] = [
     ("register", &[CLIENT, LIST], &["otp", "7", "1000", "hash", "abcd"]),
     ("revoke", &[CLIENT, LIST], &[]),
     ("rotate", &[CLIENT], &["hash", "next", "abcd"]),
+    ("set_rate", &[CLIENT], &["200/s 1MB/s"]),
 ];
 
 /// Numbers at the limits, in unusual notations, and texts that are not numbers.
