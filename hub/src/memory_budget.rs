@@ -89,6 +89,18 @@ impl MemoryBudget {
         }
     }
 
+    /// Takes this many bytes if they are free now.
+    pub(crate) fn try_take(&self, client: &ClientId, bytes: usize) -> Option<MemoryCharge> {
+        let mut state = self.lock();
+        let bytes = state.shares.clamp(bytes);
+        if !state.shares.admits(client, bytes) {
+            return None;
+        }
+        state.shares.take(client, bytes);
+        drop(state);
+        Some(self.charge(client, bytes))
+    }
+
     /// Takes the bytes immediately, even above the budget, for data already in memory. Others wait
     /// longer.
     pub(crate) fn take_now(&self, client: &ClientId, bytes: usize) -> MemoryCharge {
@@ -111,13 +123,11 @@ impl MemoryBudget {
     }
 
     fn ask(&self, client: &ClientId, bytes: usize) -> ChargeRequest {
+        if let Some(charge) = self.try_take(client, bytes) {
+            return ChargeRequest::Taken(charge);
+        }
         let mut state = self.lock();
         let bytes = state.shares.clamp(bytes);
-        if state.shares.admits(client, bytes) {
-            state.shares.take(client, bytes);
-            drop(state);
-            return ChargeRequest::Taken(self.charge(client, bytes));
-        }
         if state.queue.len() >= BUDGET_WAITERS_MAX {
             state.queue.retain(|waiter| !waiter.granted.is_closed());
         }

@@ -119,6 +119,12 @@ impl RedisQuota {
         Ok(())
     }
 
+    /// Counts this batch if the client may add it now, and Redis need not be asked for its memory first.
+    pub(crate) fn try_admit(&self, client: &RatedClient, load: BatchLoad) -> bool {
+        let is_due = self.lock().is_look_due(load, Instant::now());
+        !is_due && self.decide(client, load).is_none()
+    }
+
     /// Waits until the client may add this batch. Cancel safe.
     pub(crate) async fn wait_until_admitted(&self, client: &RatedClient, load: BatchLoad) {
         let mut is_counted = false;
@@ -196,6 +202,10 @@ impl RedisQuota {
             self.handle_look(looked, Instant::now());
             drop(guard);
         }
+        self.decide(client, load)
+    }
+
+    fn decide(&self, client: &RatedClient, load: BatchLoad) -> Option<BatchWait> {
         let RatedClient { client, rate } = client;
         let rate = rate.unwrap_or(self.client_rate);
         let verdict = self.lock().handle_load(client, rate, load, Instant::now());

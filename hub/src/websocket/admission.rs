@@ -1,4 +1,4 @@
-//! Admission of a session's batches: memory budget, rate limit and write slot. Each batch is
+//! Admission of a session's batches: memory budget and rate limit. Each batch is
 //! charged until its entries are in the copy.
 
 use std::{
@@ -17,7 +17,6 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Bytes;
 
 use crate::{
-    client_limits::LargeWriteSlot,
     limits::{BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE},
     memory_budget::MemoryCharge,
     quota::{BatchLoad, RatedClient},
@@ -44,7 +43,12 @@ struct PendingCharge {
     epoch: Epoch,
     through: Seq,
     _charge: Option<MemoryCharge>,
-    _place: LargeWriteSlot,
+}
+
+/// What needs no wait is there at once, which is nearly all.
+pub(crate) enum Admitted<T, L> {
+    Now(T),
+    Later(BoxFuture<'static, L>),
 }
 
 impl BatchAdmission {
@@ -64,17 +68,25 @@ impl BatchAdmission {
         self.charges.clone()
     }
 
-    /// Waits for memory for all that these bytes can decode to.
+    /// Charges all that these bytes can decode to. Returns a future if that has to wait.
     pub(crate) fn charge(
         &self,
         bytes: Bytes,
         charge: Option<MemoryCharge>,
-    ) -> BoxFuture<'static, Result<(Bytes, MemoryCharge), ApiError>> {
+    ) -> Admitted<(Bytes, MemoryCharge), Result<(Bytes, MemoryCharge), ApiError>> {
         let unpacked = Frame::unpacked_bytes(&bytes);
         let fields = (unpacked / FIELD_WIRE_BYTES * FIELD_BYTES_MIN).min(BATCH_BYTES_MAX);
         let wanted = BUDGET_COPIES * unpacked + fields;
-        let (budget, client) = (self.hub.budget.clone(), self.client.client.clone());
-        async move {
+        let (budget, client) = (&self.hub.budget, &self.client.client);
+        let charge = match charge {
+            None => match budget.try_take(client, wanted) {
+                Some(charge) => return Admitted::Now((bytes, charge)),
+                None => None,
+            },
+            some => some,
+        };
+        let (budget, client) = (budget.clone(), client.clone());
+        let charging = async move {
             let charge = match charge {
                 Some(mut charge) => {
                     charge.resize(wanted, BUDGET_GROW_PATIENCE).await?;
@@ -83,27 +95,27 @@ impl BatchAdmission {
                 None => budget.take(&client, wanted, BUDGET_FRAME_PATIENCE).await?,
             };
             Ok((bytes, charge))
-        }
-        .boxed()
+        };
+        Admitted::Later(charging.boxed())
     }
 
-    /// Waits for the client's rate and a write slot, then holds the slot and the charge.
-    pub(crate) fn admit(
-        &self,
-        push: Push,
-        charge: Option<MemoryCharge>,
-    ) -> BoxFuture<'static, Frame> {
-        let charges = self.charges.clone();
-        let (hub, client, load) =
-            (self.hub.clone(), self.client.clone(), BatchLoad::of(&push.entries));
-        async move {
-            hub.quota.wait_until_admitted(&client, load).await;
-            let _place = hub.write_slots.take(load.bytes).await;
-            let (epoch, through) = (push.epoch, push.through);
-            charges.hold(PendingCharge { epoch, through, _charge: charge, _place });
-            Frame::Push(push)
+    /// Admits a batch at the client's rate, and holds its charge. Returns a future if that has to wait.
+    pub(crate) fn admit(&self, push: Push, charge: Option<MemoryCharge>) -> Admitted<Frame, Frame> {
+        let load = BatchLoad::of(&push.entries);
+        let (epoch, through) = (push.epoch, push.through);
+        let pending = PendingCharge { epoch, through, _charge: charge };
+        if self.hub.quota.try_admit(&self.client, load) {
+            self.charges.hold(pending);
+            return Admitted::Now(Frame::Push(push));
         }
-        .boxed()
+        let charges = self.charges.clone();
+        let (hub, client) = (self.hub.clone(), self.client.clone());
+        let admitting = async move {
+            hub.quota.wait_until_admitted(&client, load).await;
+            charges.hold(pending);
+            Frame::Push(push)
+        };
+        Admitted::Later(admitting.boxed())
     }
 
     /// Ends the session because of an exhausted budget.

@@ -24,7 +24,7 @@ use tokio::task::{JoinError, coop};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use super::{
-    admission::BatchAdmission,
+    admission::{Admitted, BatchAdmission},
     socket::{ReceivedMessage, ServerSocket, budget_refusal, discard, frame_flood},
 };
 use crate::{cpu_pool::run_on_cpu_pool, limits::HELLO_BYTES_MAX, memory_budget::MemoryCharge};
@@ -95,8 +95,13 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<ReceivedMessage>> Frame
         match message {
             Message::Binary(bytes) => match &self.admission {
                 Some(admission) if bytes.len() > UNCHARGED_BYTES => {
-                    self.stage = FrameStage::Charging(admission.charge(bytes, charge));
-                    None
+                    match admission.charge(bytes, charge) {
+                        Admitted::Now((bytes, charge)) => self.decode(bytes, Some(charge)),
+                        Admitted::Later(charging) => {
+                            self.stage = FrameStage::Charging(charging);
+                            None
+                        }
+                    }
                 }
                 Some(_) | None => self.decode(bytes, charge),
             },
@@ -147,10 +152,13 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<ReceivedMessage>> Frame
         charge: Option<MemoryCharge>,
     ) -> Option<Result<Frame, TransportError>> {
         match (decoded, &self.admission) {
-            (Ok(Frame::Push(push)), Some(admission)) => {
-                self.stage = FrameStage::Admitting(admission.admit(push, charge));
-                None
-            }
+            (Ok(Frame::Push(push)), Some(admission)) => match admission.admit(push, charge) {
+                Admitted::Now(frame) => Some(Ok(frame)),
+                Admitted::Later(admitting) => {
+                    self.stage = FrameStage::Admitting(admitting);
+                    None
+                }
+            },
             (decoded, _) => Some(decoded.map_err(malformed)),
         }
     }

@@ -22,6 +22,7 @@ pub mod sync;
 mod backoff;
 mod byte_size;
 mod entry_rate;
+mod hex_text;
 mod rate;
 mod registration_proof;
 

@@ -8,7 +8,7 @@ use rmp::encode;
 
 use super::{
     Redis, StoreError,
-    copy_state::{CopyState, OrDash, StateStep},
+    copy_state::{OrDash, StateStep},
     decode, loss_ledger,
     scripts::of_copy,
 };
@@ -74,11 +74,12 @@ pub(super) fn command(streams: &CopyStreams, batches: &[&AppendBatch], now_ms: u
         Direction::Down => String::new(),
     };
     evalsha.arg(now_ms).arg(streams.direction.word()).arg(ceiling).arg(LOST_MAX_LEN);
-    let text = |state: Option<&CopyState>| state.map(|it| it.to_string()).unwrap_or_default();
     for batch in batches {
-        let step = batch.step.as_ref();
         evalsha.arg(&batch.generation).arg(batch.epoch.0).arg(batch.client.as_str());
-        evalsha.arg(text(step.map(|it| &it.expected))).arg(text(step.map(|it| &it.new)));
+        match &batch.step {
+            Some(StateStep { expected, new }) => evalsha.arg(expected).arg(new),
+            None => evalsha.arg("").arg(""),
+        };
         evalsha.arg(&batch.details).arg(&batch.entries);
     }
     evalsha
@@ -202,11 +203,11 @@ impl TextList {
     }
 }
 
-/// Decodes the answer to a batch that was checked, with the state that it left.
+/// Decodes the answer to a batch that was checked, with the text of the state that it left.
 ///
 /// # Errors
 /// [`StoreError`] if Redis refused the batch.
-pub(super) fn checked(reply: Value) -> Result<(AppendResult, Option<CopyState>), StoreError> {
+pub(super) fn checked(reply: Value) -> Result<(AppendResult, Option<String>), StoreError> {
     let mut parts = decode::list(reply.extract_error()?)?.into_iter();
     let mut next = || parts.next().ok_or(decode::unexpected("the reply of append.lua"));
     let word = decode::bytes(next()?)?;
@@ -218,7 +219,7 @@ pub(super) fn checked(reply: Value) -> Result<(AppendResult, Option<CopyState>),
                 duplicates: decode::count(next()?)?,
                 id: decode::seq(next()?).ok(),
             };
-            return Ok((result, decode::text(next()?)?.parse().ok()));
+            return Ok((result, Some(decode::text(next()?)?)));
         }
         b"superseded" => AppendResult::Superseded,
         b"ready" => AppendResult::WouldAppend,

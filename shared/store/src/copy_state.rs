@@ -108,15 +108,16 @@ impl CopyState {
 /// one in front of it was answered follows the state that is predicted for that one.
 #[derive(Debug, Default)]
 pub(super) struct StateChain {
-    next: Option<CopyState>,
+    /// The state and its text.
+    next: Option<(CopyState, String)>,
     unanswered: usize,
 }
 
 /// What append.lua compares the state with, and the state that it then writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StateStep {
-    pub(super) expected: CopyState,
-    pub(super) new: CopyState,
+    pub(super) expected: String,
+    pub(super) new: String,
 }
 
 impl StateChain {
@@ -129,18 +130,20 @@ impl StateChain {
         now_ms: u64,
     ) -> Option<StateStep> {
         self.unanswered += 1;
-        let expected = self.next.take()?;
-        let new = expected.followed_by(append, (direction, entries?), now_ms)?;
-        self.next = Some(new.clone());
+        let (state, expected) = self.next.take()?;
+        let state = state.followed_by(append, (direction, entries?), now_ms)?;
+        let new = state.to_string();
+        self.next = Some((state, new.clone()));
         Some(StateStep { expected, new })
     }
 
-    /// Takes the answer to a batch that was checked, with the state that it left.
-    pub(super) fn handle_checked(&mut self, result: &AppendResult, state: Option<CopyState>) {
+    /// Takes the answer to a batch that was checked, with the text of the state that it left.
+    pub(super) fn handle_checked(&mut self, result: &AppendResult, state: Option<String>) {
         self.handle_answered();
         // Batches that were sent since have changed it again.
         if self.unanswered == 0 {
-            self.next = state.filter(|_| matches!(result, AppendResult::Done { .. }));
+            let text = state.filter(|_| matches!(result, AppendResult::Done { .. }));
+            self.next = text.and_then(|text| Some((text.parse().ok()?, text)));
         }
     }
 
@@ -240,10 +243,10 @@ mod tests {
         };
         assert_eq!(begin(&mut chain, 4, 5), None, "the first is checked");
         assert_eq!(begin(&mut chain, 5, 6), None, "so is one that does not wait for its answer");
-        chain.handle_checked(&done(5), Some(state(5)));
-        chain.handle_checked(&done(6), Some(state(6)));
+        chain.handle_checked(&done(5), Some(state(5).to_string()));
+        chain.handle_checked(&done(6), Some(state(6).to_string()));
         let step = begin(&mut chain, 6, 7).expect("the state is known");
-        assert_eq!((step.expected, step.new.clone()), (state(6), state(7)));
+        assert_eq!((step.expected, step.new.clone()), (state(6).to_string(), state(7).to_string()));
         let next = begin(&mut chain, 7, 8).expect("the state is predicted");
         assert_eq!(next.expected, step.new);
         chain.handle_answered();

@@ -20,13 +20,10 @@ use futures_util::{
     future::{BoxFuture, FusedFuture},
     stream::FuturesUnordered,
 };
+use tokio::time::Sleep;
 
 pub use self::loss_log::log_loss;
-use self::{
-    append_queue::AppendQueue,
-    loss_log::LossLog,
-    outbox::{Outbox, OutboxProgress},
-};
+use self::{append_queue::AppendQueue, loss_log::LossLog, outbox::Outbox};
 use crate::{
     StoreError,
     copy::CopyStore,
@@ -144,6 +141,7 @@ pub async fn drive(
     report: impl FnMut(SessionEvent<'_>),
 ) -> SessionOutcome {
     let leave = pin!(leave.fuse());
+    let timer = Box::pin(tokio::time::sleep_until(session.poll_timeout().into()));
     let mut driver = Driver {
         session,
         stores,
@@ -152,6 +150,7 @@ pub async fn drive(
         last_received,
         leave,
         report,
+        timer,
         tasks: FuturesUnordered::new(),
         appends: AppendQueue::default(),
         losses: LossLog::default(),
@@ -178,6 +177,8 @@ struct Driver<'a, F, O, T, L, R> {
     last_received: T,
     leave: Pin<&'a mut L>,
     report: R,
+    /// Fires at the session's next deadline, or earlier: it is not moved while the deadline moves away.
+    timer: Pin<Box<Sleep>>,
     /// Tasks at the origin, at most one of each kind.
     tasks: FuturesUnordered<BoxFuture<'a, FinishedWork>>,
     appends: AppendQueue<BoxFuture<'a, Result<AppendResult, StoreError>>>,
@@ -186,7 +187,7 @@ struct Driver<'a, F, O, T, L, R> {
 
 /// An event that a driver waits for.
 enum DriverEvent {
-    Outbox(Result<OutboxProgress, TransportError>),
+    Sent(Result<(), TransportError>),
     Frame(Option<Result<Frame, TransportError>>),
     Finished(FinishedWork),
     Appended(Result<AppendResult, StoreError>),
@@ -226,13 +227,15 @@ where
 
     /// Waits for the next event. Cancel safe: work in progress is kept in `tasks`, `appends` and `outbox`.
     async fn next_event(&mut self) -> DriverEvent {
-        let timeout = tokio::time::sleep_until(self.session.poll_timeout().into());
-        let has_frame = self.session.has_frame();
-        let is_sending = self.outbox.is_busy(has_frame);
-        let outbox = &mut self.outbox;
+        let deadline = self.session.poll_timeout().into();
+        if deadline < self.timer.deadline() || self.timer.is_elapsed() {
+            self.timer.as_mut().reset(deadline);
+        }
+        let (outbox, session) = (&mut self.outbox, &mut self.session);
+        let is_sending = outbox.is_busy(session);
         tokio::select! {
-            progress = poll_fn(|cx| outbox.poll(has_frame, cx)), if is_sending => {
-                DriverEvent::Outbox(progress)
+            progress = poll_fn(|cx| outbox.poll(session, cx)), if is_sending => {
+                DriverEvent::Sent(progress)
             }
             frame = self.frames.next() => DriverEvent::Frame(frame),
             Some(finished) = self.tasks.next(), if !self.tasks.is_empty() => {
@@ -243,7 +246,7 @@ where
             }
             () = self.stores.news.changed() => DriverEvent::News,
             goaway = &mut self.leave => DriverEvent::Leave(goaway),
-            () = timeout => DriverEvent::Timeout,
+            () = self.timer.as_mut() => DriverEvent::Timeout,
         }
     }
 
@@ -253,10 +256,7 @@ where
     /// [`SessionError`] if the session cannot continue.
     fn apply(&mut self, event: DriverEvent) -> Result<(), SessionError> {
         match event {
-            DriverEvent::Outbox(progress) => {
-                let written = self.outbox.handle_progress(progress, &mut self.session);
-                return written.map_err(SessionError::Transport);
-            }
+            DriverEvent::Sent(sent) => return sent.map_err(SessionError::Transport),
             DriverEvent::Frame(Some(Ok(frame))) => {
                 self.session.handle_frame(frame, Instant::now());
             }

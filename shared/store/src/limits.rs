@@ -33,6 +33,8 @@ pub const COMMIT_ENTRIES_MAX: usize = 256;
 /// The number of entries from which a batch is large, and goes in a call of its own: half a millisecond, so that a group
 /// has the batches of several clients.
 pub const COMMIT_LARGE_ENTRIES: usize = 64;
+/// The same in bytes.
+pub const COMMIT_LARGE_BYTES: usize = 32 * 1024;
 /// The maximum bytes of one such group: a few milliseconds, during which Redis serves no other client.
 pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 

@@ -73,8 +73,8 @@ async fn call(redis: &RedisServer, command: &Cmd) -> Value {
 }
 
 fn without_id(answer: Value) -> String {
-    let text = match answer {
-        Value::BulkString(_) => return "appended".to_owned(),
+    match answer {
+        Value::BulkString(_) => "appended".to_owned(),
         Value::Array(mut parts) => {
             if parts.len() > 4 {
                 parts.remove(4);
@@ -82,8 +82,7 @@ fn without_id(answer: Value) -> String {
             format!("{parts:?}")
         }
         other => format!("{other:?}"),
-    };
-    text
+    }
 }
 
 /// What each client has in the stream.

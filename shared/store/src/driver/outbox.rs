@@ -1,10 +1,12 @@
 //! The sending half of a connection, polled together with everything else that a session waits for.
 
-use std::task::{Context, Poll, ready};
+use std::{
+    task::{Context, Poll, ready},
+    time::Instant,
+};
 
 use futures_util::{Sink, SinkExt};
 use spoke_protocol::{message::Frame, sync::Session};
-use std::time::Instant;
 
 use super::TransportError;
 
@@ -13,60 +15,55 @@ pub(super) struct Outbox<S> {
     sink: S,
     is_flushed: bool,
     is_broken: bool,
-}
-
-/// What the sink can do next.
-pub(super) enum OutboxProgress {
-    HasRoom,
-    IsFlushed,
+    /// Whether a frame was written after which the session may have more to do.
+    has_progressed: bool,
 }
 
 impl<S: Sink<Frame, Error = TransportError> + Unpin> Outbox<S> {
     pub(super) fn new(sink: S) -> Self {
-        Self { sink, is_flushed: true, is_broken: false }
+        Self { sink, is_flushed: true, is_broken: false, has_progressed: false }
     }
 
-    /// Returns whether [`Self::poll`] has something to wait for.
-    pub(super) fn is_busy(&self, has_frame: bool) -> bool {
-        has_frame || !self.is_flushed
+    /// Returns whether [`Self::poll`] has something to do.
+    pub(super) fn is_busy(&self, session: &Session) -> bool {
+        session.has_frame() || !self.is_flushed
     }
 
-    /// Asks for room first, so that frames that are ready leave together.
+    /// Writes the session's frames while there is room for them, and flushes them together. Ready once the session may
+    /// have more to do. An acknowledgement gives it nothing to do. Cancel safe.
     pub(super) fn poll(
         &mut self,
-        has_frame: bool,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<OutboxProgress, TransportError>> {
-        if has_frame && let Poll::Ready(room) = self.sink.poll_ready_unpin(cx) {
-            return Poll::Ready(room.map(|()| OutboxProgress::HasRoom));
-        }
-        if self.is_flushed {
-            return Poll::Pending;
-        }
-        ready!(self.sink.poll_flush_unpin(cx))?;
-        self.is_flushed = true;
-        Poll::Ready(Ok(OutboxProgress::IsFlushed))
-    }
-
-    /// Writes the session's next frame where there is room for it.
-    pub(super) fn handle_progress(
-        &mut self,
-        progress: Result<OutboxProgress, TransportError>,
         session: &mut Session,
-    ) -> Result<(), TransportError> {
-        let written = match progress {
-            Ok(OutboxProgress::HasRoom) => self.put(session.poll_frame(Instant::now())),
-            Ok(OutboxProgress::IsFlushed) => Ok(()),
-            Err(error) => Err(error),
-        };
-        self.is_broken |= written.is_err();
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), TransportError>> {
+        let written = self.poll_write(session, cx);
+        self.is_broken |= matches!(written, Poll::Ready(Err(_)));
         written
     }
 
-    fn put(&mut self, frame: Option<Frame>) -> Result<(), TransportError> {
-        let Some(frame) = frame else { return Ok(()) };
-        self.is_flushed = false;
-        self.sink.start_send_unpin(frame)
+    fn poll_write(
+        &mut self,
+        session: &mut Session,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), TransportError>> {
+        while session.has_frame()
+            && let Poll::Ready(room) = self.sink.poll_ready_unpin(cx)
+        {
+            room?;
+            let Some(frame) = session.poll_frame(Instant::now()) else { break };
+            self.is_flushed = false;
+            self.has_progressed |= !matches!(frame, Frame::Ack(_));
+            self.sink.start_send_unpin(frame)?;
+        }
+        // The next batch can be read while this one waits for the socket.
+        if !std::mem::take(&mut self.has_progressed) {
+            if !self.is_flushed {
+                ready!(self.sink.poll_flush_unpin(cx))?;
+                self.is_flushed = true;
+            }
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Sends the frames that the session still has, and closes the connection.

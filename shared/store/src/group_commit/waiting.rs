@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::group::{Group, QueuedWrite};
 use crate::{
     append_call::AppendBatch,
-    limits::{COMMIT_LARGE_ENTRIES, COMMITS_MAX},
+    limits::{COMMIT_LARGE_BYTES, COMMIT_LARGE_ENTRIES, COMMITS_MAX},
 };
 
 /// The waiting writes, by size, each in order of arrival.
@@ -30,7 +30,9 @@ impl WaitingWrites {
 
     pub(super) fn push(&mut self, write: QueuedWrite) {
         let is_large = |batch: &AppendBatch| {
-            batch.count >= COMMIT_LARGE_ENTRIES || self.large.iter().any(|it| it.is_of(batch))
+            batch.count >= COMMIT_LARGE_ENTRIES
+                || batch.bytes() >= COMMIT_LARGE_BYTES
+                || self.large.iter().any(|it| it.is_of(batch))
         };
         match &write {
             QueuedWrite::Batch { batch, .. } if is_large(batch) => self.large.push_back(write),
