@@ -4,7 +4,7 @@
 //! One task has a connection for these writes only. While one group is on its way, the writes of all sessions gather;
 //! the next group takes them together: all batches for the copy in one call of append.lua, and above `memory` one
 //! barrier after it, as in the group commit of databases. A first write is sent at once, so nothing waits while
-//! little is written.
+//! little is written; above a rate, groups keep a distance of about a millisecond (`pace`).
 //!
 //! `WAIT` and `WAITAOF` cover the writes of their own connection and block the commands after them. The barrier says
 //! nothing about a connection that has written nothing: from Redis 7.2 on, `WAIT` returns at once there. A batch that
@@ -17,6 +17,7 @@
 
 mod committer;
 mod group;
+mod pace;
 mod waiting;
 
 use std::sync::{Arc, LazyLock};

@@ -30,6 +30,12 @@ pub const COMMITS_MAX: usize = 256;
 /// The maximum number of entries of one such group, unless one batch alone has more: about two milliseconds, during
 /// which Redis serves no other client.
 pub const COMMIT_ENTRIES_MAX: usize = 256;
+/// The number of batches a second above which groups keep [`COMMIT_DISTANCE`]: far above one client that waits for each
+/// acknowledgement, and a tenth of what one Redis takes.
+pub const COMMIT_DISTANCE_RATE: f64 = 5000.0;
+/// The time from one group to the next while many batches come, which timers of a millisecond make one on average: below
+/// what a network adds.
+pub const COMMIT_DISTANCE: Duration = Duration::from_micros(500);
 /// The number of entries from which a batch is large, and goes in a call of its own: half a millisecond, so that a group
 /// has the batches of several clients.
 pub const COMMIT_LARGE_ENTRIES: usize = 64;

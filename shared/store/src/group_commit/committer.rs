@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{
     group::{Group, QueuedWrite, lacks_script},
+    pace::GroupPace,
     waiting::WaitingWrites,
 };
 use crate::{
@@ -61,6 +62,7 @@ impl Committer {
     /// Runs until the last of its writers is dropped.
     pub async fn run(mut self) {
         let mut waiting = WaitingWrites::default();
+        let mut pace = GroupPace::new(Instant::now());
         loop {
             if waiting.is_empty() {
                 match self.queue.recv().await {
@@ -68,12 +70,19 @@ impl Committer {
                     None => return,
                 }
             }
+            match pace.next_at(Instant::now()) {
+                Some(next_at) => tokio::time::sleep_until(next_at.into()).await,
+                // Sessions that are ready to send go first.
+                None => tokio::task::yield_now().await,
+            }
             while !waiting.is_full()
                 && let Ok(write) = self.queue.try_recv()
             {
                 waiting.push(write);
             }
-            self.commit(waiting.take()).await;
+            let groups = waiting.take();
+            pace.handle_group(groups.iter().map(Group::batches).sum(), Instant::now());
+            self.commit(groups).await;
         }
     }
 

@@ -36,8 +36,13 @@ impl Group {
         self.commands.is_empty() && self.batches.is_empty()
     }
 
+    /// Returns the number of batches.
+    pub(super) fn batches(&self) -> usize {
+        self.batches.len()
+    }
+
     #[cfg(test)]
-    pub(super) fn batches(&self) -> impl Iterator<Item = &AppendBatch> {
+    pub(super) fn each_batch(&self) -> impl Iterator<Item = &AppendBatch> {
         self.batches.iter().map(|(batch, _)| batch.as_ref())
     }
 

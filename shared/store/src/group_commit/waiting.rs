@@ -112,7 +112,7 @@ mod tests {
             (batch.client.to_string(), n)
         };
         let groups = waiting.take();
-        groups.iter().map(|group| group.batches().map(number).collect()).collect()
+        groups.iter().map(|group| group.each_batch().map(number).collect()).collect()
     }
 
     fn dev(client: usize, n: u32) -> (String, u32) {
