@@ -2,6 +2,7 @@
 
 mod append_batch;
 mod append_groups;
+mod fair_groups;
 mod fuzz;
 mod memory_limit;
 mod scripts;

@@ -49,7 +49,7 @@ mod tests {
 
     /// Sends a group of `batches` every `every`, and returns whether the next one has to wait.
     fn waits(pace: &mut GroupPace, now: &mut Instant, batches: usize, every: Duration) -> bool {
-        for _ in 0..100 {
+        for _ in 0..500 {
             *now += every;
             pace.handle_group(batches, *now);
         }

@@ -13,6 +13,7 @@ use spoke_protocol::{
 };
 use spoke_tests::{
     cloud::{IN, admit},
+    copy_state::cursor,
     load_probe::{Siege, as_many_as_fit, connect_from, resident_kib},
     service::{Kind, Service},
     single_service::Stand,
@@ -220,7 +221,7 @@ async fn memory_for_what_clients_sent_is_released_once_they_are_idle() {
         socket.send(Message::Binary(push(1, BYTES).encode(Features::default()))).await;
         let key = format!("spoke-hub:client:{client}:h");
         eventually_true("the entry to be taken", async || {
-            stand.redis.hash(&key).await.values().any(|value| value == "1-0")
+            cursor(&stand.redis, &key).await.is_some_and(|(_, seq)| seq == "1-0")
         })
         .await;
         sockets.push(socket);
