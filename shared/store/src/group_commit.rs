@@ -37,7 +37,7 @@ use super::{
     append_call::{self, AppendBatch, CopyStreams},
     health::{Health, HealthSubject},
 };
-use crate::limits::{COMMITS_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN};
+use crate::limits::{COMMIT_QUEUE_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN};
 
 static REREAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/reread.lua")));
 
@@ -63,7 +63,7 @@ impl From<Redis> for CommitWriter {
 impl CommitWriter {
     /// Creates a writer at `level` and its committer, which has to run.
     pub fn new(redis: Redis, level: AckLevel) -> (Self, Committer) {
-        let (sender, queue) = mpsc::channel(COMMITS_MAX);
+        let (sender, queue) = mpsc::channel(COMMIT_QUEUE_MAX);
         let level_health = new_health();
         let committer = Committer::new(redis.clone(), level, queue, level_health.clone());
         (Self { redis, queue: Some(sender), level, level_health }, committer)

@@ -25,17 +25,22 @@ pub const COPY_ENTRY_BYTES_MAX: usize = ENTRY_BYTES_MAX + 1024;
 /// The maximum number of replicas that an acknowledgement may wait for: more than are used in practice, so that an
 /// error such as `replicas:10000` is refused.
 pub const REPLICAS_MAX: u64 = 16;
-/// The maximum number of writes that are sent together, and of those that queue behind them. All 20,000 agents of a hub have their turn within 80 waits.
+/// The maximum number of writes that are sent together. All 20,000 agents of a hub have their turn within 80 groups.
 pub const COMMITS_MAX: usize = 256;
+/// The maximum number of writes that queue behind them: one or two of each agent of a large hub, which hold their memory
+/// anyway. A task that waits for room in the queue costs more than one in it.
+pub const COMMIT_QUEUE_MAX: usize = 32 * 1024;
 /// The maximum number of entries of one such group, unless one batch alone has more: about two milliseconds, during
 /// which Redis serves no other client.
 pub const COMMIT_ENTRIES_MAX: usize = 256;
 /// The number of batches a second above which groups keep [`COMMIT_DISTANCE`]: far above one client that waits for each
 /// acknowledgement, and a tenth of what one Redis takes.
 pub const COMMIT_DISTANCE_RATE: f64 = 5000.0;
-/// The time from one group to the next while many batches come, which timers of a millisecond make one on average: below
-/// what a network adds.
-pub const COMMIT_DISTANCE: Duration = Duration::from_micros(500);
+/// The time from one group to the next at that rate. It grows with the rate: the less processor is left, the larger the
+/// groups. Timers of a millisecond add half a millisecond on average.
+pub const COMMIT_DISTANCE: Duration = Duration::from_micros(250);
+/// The maximum of that time: below what a network adds.
+pub const COMMIT_DISTANCE_MAX: Duration = Duration::from_millis(2);
 /// The number of entries from which a batch is large, and goes in a call of its own: half a millisecond, so that a group
 /// has the batches of several clients.
 pub const COMMIT_LARGE_ENTRIES: usize = 64;

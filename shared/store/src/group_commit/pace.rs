@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::limits::{COMMIT_DISTANCE, COMMIT_DISTANCE_RATE};
+use crate::limits::{COMMIT_DISTANCE, COMMIT_DISTANCE_MAX, COMMIT_DISTANCE_RATE};
 
 /// How long batches are counted before the rate is known.
 const WINDOW: Duration = Duration::from_millis(20);
@@ -15,19 +15,19 @@ const WINDOW: Duration = Duration::from_millis(20);
 pub(super) struct GroupPace {
     window_start: Instant,
     counted: usize,
-    keeps_distance: bool,
+    /// Zero below the rate.
+    distance: Duration,
     last: Instant,
 }
 
 impl GroupPace {
     pub(super) fn new(now: Instant) -> Self {
-        Self { window_start: now, counted: 0, keeps_distance: false, last: now }
+        Self { window_start: now, counted: 0, distance: Duration::ZERO, last: now }
     }
 
     /// Returns when the next group may go; none for now.
     pub(super) fn next_at(&self, now: Instant) -> Option<Instant> {
-        let next = self.last + COMMIT_DISTANCE;
-        (self.keeps_distance && now < next).then_some(next)
+        Some(self.last + self.distance).filter(|next| *next > now)
     }
 
     /// Takes note of a group of this many batches.
@@ -36,8 +36,11 @@ impl GroupPace {
         self.counted += batches;
         let elapsed = now.duration_since(self.window_start);
         if elapsed >= WINDOW {
-            let rate = self.counted as f64 / elapsed.as_secs_f64();
-            self.keeps_distance = rate >= COMMIT_DISTANCE_RATE;
+            let times = self.counted as f64 / elapsed.as_secs_f64() / COMMIT_DISTANCE_RATE;
+            self.distance = match times >= 1.0 {
+                true => COMMIT_DISTANCE.mul_f64(times).min(COMMIT_DISTANCE_MAX),
+                false => Duration::ZERO,
+            };
             (self.window_start, self.counted) = (now, 0);
         }
     }
@@ -64,9 +67,11 @@ mod tests {
         let micros = Duration::from_micros;
         assert!(!waits(&mut pace, &mut now, 1, micros(400)), "2,500 a second");
         assert!(waits(&mut pace, &mut now, 1, micros(100)), "10,000 a second");
-        assert_eq!(pace.next_at(now), Some(now + COMMIT_DISTANCE));
-        assert_eq!(pace.next_at(now + COMMIT_DISTANCE), None);
-        assert!(waits(&mut pace, &mut now, 10, micros(1000)), "10,000 a second in groups");
+        let wait = pace.next_at(now).map(|next| next.duration_since(now).as_micros());
+        assert_eq!(wait, Some(500));
+        assert_eq!(pace.next_at(now + micros(500)), None);
+        assert!(waits(&mut pace, &mut now, 200, micros(1000)), "200,000 a second in groups");
+        assert_eq!(pace.next_at(now), Some(now + COMMIT_DISTANCE_MAX));
         now += Duration::from_secs(1);
         pace.handle_group(1, now);
         assert_eq!(pace.next_at(now), None, "after a pause the next batch goes at once");
