@@ -278,7 +278,8 @@ impl CopyStore {
             return Ok(AppendResult::RateLimited(wait));
         }
         let make = || self.batch(append, entries, &losses, now_ms);
-        let answer = self.writer.append(&self.streams, make, now_ms).await?;
+        let appended = self.writer.append(&self.streams, make, now_ms).await;
+        let answer = appended.inspect_err(|_| self.chain().handle_answered())?;
         if let Value::BulkString(id) = answer {
             self.chain().handle_answered();
             let accepted = entries.unwrap_or_default().len() as u64;

@@ -64,7 +64,7 @@ async fn small_batches_pass_the_backlogs_of_twenty_clients() {
             }
         });
     }
-    let mut overtaken = async |name: &str, count: usize, times: usize| {
+    let overtaken = async |name: &str, count: usize, times: usize| {
         let copy = copy(&writer, name);
         let mut counts = Vec::new();
         for n in 0..times {
