@@ -10,12 +10,15 @@ use std::{
     time::Instant,
 };
 
-use crate::limits::{SESSION_EARNED, SESSIONS_PER_CLIENT_BURST};
+use crate::limits::{
+    REDIS_BYTES_IN_HAND, REDIS_BYTES_SMALL, REDIS_PLACE_PATIENCE, SESSION_EARNED,
+    SESSIONS_PER_CLIENT_BURST,
+};
 use http::StatusCode;
 use spoke_protocol::{Allowance, ClientId, Rate, limits::APPENDS_MAX};
 use spoke_service::api_error::ApiError;
 use spoke_service::limits::REQUESTS_PER_CLIENT_MAX;
-use spoke_store::limits::REDIS_REPLY_TIMEOUT;
+use spoke_store::{AckLevel, limits::REDIS_REPLY_TIMEOUT};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Rate at which a client may start sessions.
@@ -36,6 +39,52 @@ struct ClientUsage {
     permit_holders: usize,
     /// Started sessions.
     sessions: Allowance,
+}
+
+/// Slots for large writes to Redis, shared by all clients in order of arrival. Small batches do not
+/// wait for them.
+#[derive(Clone)]
+pub(crate) struct LargeWriteSlots(Option<Arc<Semaphore>>);
+
+/// Slot of a large write; released on drop.
+pub(crate) struct LargeWriteSlot {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl LargeWriteSlots {
+    /// Limits large writes to [`REDIS_BYTES_IN_HAND`] if a batch is acknowledged once it is
+    /// applied. At higher levels the group commit has a limit of its own.
+    pub(crate) fn at(level: AckLevel) -> Self {
+        let is_grouped = level != AckLevel::Memory;
+        Self((!is_grouped).then(|| Arc::new(Semaphore::new(REDIS_BYTES_IN_HAND / 1024))))
+    }
+
+    /// Takes a slot for a batch of this many bytes, if it needs none or one is free.
+    pub(crate) fn try_take(&self, bytes: u64) -> Option<LargeWriteSlot> {
+        match self.slots_for(bytes) {
+            None => Some(LargeWriteSlot { _permit: None }),
+            Some((slots, kib)) => {
+                let permit = slots.clone().try_acquire_many_owned(kib).ok()?;
+                Some(LargeWriteSlot { _permit: Some(permit) })
+            }
+        }
+    }
+
+    /// Waits for a slot for a batch of this many bytes. Cancel safe.
+    pub(crate) async fn take(&self, bytes: u64) -> LargeWriteSlot {
+        let Some((slots, kib)) = self.slots_for(bytes) else {
+            return LargeWriteSlot { _permit: None };
+        };
+        let taking = slots.clone().acquire_many_owned(kib);
+        let permit = tokio::time::timeout(REDIS_PLACE_PATIENCE, taking).await;
+        LargeWriteSlot { _permit: permit.ok().and_then(Result::ok) }
+    }
+
+    /// Returns the slots and how many a batch of this many bytes takes; none if it needs none.
+    fn slots_for(&self, bytes: u64) -> Option<(&Arc<Semaphore>, u32)> {
+        let slots = self.0.as_ref().filter(|_| bytes > REDIS_BYTES_SMALL as u64)?;
+        Some((slots, (bytes / 1024).min(REDIS_BYTES_IN_HAND as u64 / 1024) as u32))
+    }
 }
 
 /// Permit of a client to read or write.
@@ -231,6 +280,26 @@ mod tests {
         limits.write_permit(&client("dev1")).now_or_never().expect("the permit is free again");
         drop(own);
         assert!(limits.lock().is_empty(), "idle clients are removed");
+    }
+
+    #[tokio::test]
+    async fn large_batches_wait_for_each_other_for_a_bounded_time_and_small_ones_do_not() {
+        let slots = LargeWriteSlots::at(AckLevel::Memory);
+        let half = REDIS_BYTES_IN_HAND as u64 / 2;
+        let first = slots.take(half).await;
+        let _second = slots.take(half).await;
+        assert!(slots.take(half).now_or_never().is_none());
+        slots.take(REDIS_BYTES_SMALL as u64).now_or_never().expect("a small batch does not wait");
+        let begun = Instant::now();
+        slots.take(half).await;
+        assert!(begun.elapsed() >= REDIS_PLACE_PATIENCE, "the wait is bounded");
+        drop(first);
+        slots.take(half).now_or_never().expect("a slot is free again");
+        slots.take(100 * half).await;
+        let grouped = LargeWriteSlots::at(AckLevel::Fsync);
+        let _all: Vec<_> = (0..100)
+            .map(|_| grouped.take(half).now_or_never().expect("group commit has its own limit"))
+            .collect();
     }
 
     #[test]

@@ -78,6 +78,13 @@ pub const BUDGET_GROW_PATIENCE: Duration = Duration::from_secs(2);
 pub const BUDGET_FRAME_PATIENCE: Duration = Duration::from_secs(20);
 /// Longer JSON bodies are parsed on the CPU pool, as long frames are: 16 KiB take 0.1 ms.
 pub const PARSE_INLINE_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of large batches of all clients that the hub sends to Redis at a time: a small batch waits
+/// for them, about 5 ms.
+pub const REDIS_BYTES_IN_HAND: usize = 1024 * 1024;
+/// Larger batches wait for a slot among those.
+pub const REDIS_BYTES_SMALL: usize = 32 * 1024;
+/// Time a batch waits for a slot: a slot may be held by a session that is ending.
+pub const REDIS_PLACE_PATIENCE: Duration = Duration::from_secs(2);
 
 // ---- What a client may fill -------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ use spoke_store::{
 use tracing::{info, warn};
 
 use crate::{
-    client_limits::ClientLimits,
+    client_limits::{ClientLimits, LargeWriteSlots},
     config::HubConfig,
     connections::ConnectionRegistry,
     link_paths::LinkPaths,
@@ -57,6 +57,7 @@ pub(crate) struct HubState {
     /// Copy search and loss quotas per client.
     pub copy_quotas: ClientQuotas,
     /// Slots for large writes to Redis.
+    pub write_slots: LargeWriteSlots,
     /// Memory budget of requests, frames and answers.
     pub budget: MemoryBudget,
     /// Rate limits per client.
@@ -95,6 +96,7 @@ impl HubState {
             connections,
             copy_quotas: ClientQuotas::default(),
             client_limits: ClientLimits::default(),
+            write_slots: LargeWriteSlots::at(config.ack),
             budget: MemoryBudget::new(config.budget_mib * 1024 * 1024),
             quota: RedisQuota::new(redis.clone(), config.client_rate, config.reserve()),
             link_paths: LinkPaths::default(),

@@ -109,6 +109,7 @@ async fn append_to(
 ) -> Result<AppendSummary, ApiError> {
     let load = BatchLoad::of(&append.entries);
     hub.quota.admit(&caller.rated(), load).await?;
+    let _place = hub.write_slots.take(load.bytes).await;
     let copy = caller.copy(hub, caller.generation);
     match hub.store_result(copy.append(append, unix_ms()).await)? {
         AppendResult::Done { cursor, accepted, duplicates, id } => {

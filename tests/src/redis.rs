@@ -206,8 +206,15 @@ impl RedisServer {
     /// # Panics
     /// If Redis refuses.
     pub async fn entries(&self, stream: &str) -> Vec<Stored> {
-        let reply: Value = self.command(&["XRANGE", stream, "-", "+"]).await;
-        stored(reply)
+        let (mut entries, mut from) = (Vec::new(), "-".to_owned());
+        loop {
+            let page: Value =
+                self.command(&["XRANGE", stream, &from, "+", "COUNT", ENTRIES_PAGE]).await;
+            let page = stored(page);
+            let Some(last) = page.last() else { return entries };
+            from = format!("({}", last.id);
+            entries.extend(page);
+        }
     }
 
     /// The number of entries of a stream.
@@ -268,6 +275,9 @@ pub fn free_port() -> u16 {
         }
     }
 }
+
+/// Entries of one reply: Redis closes a connection whose replies exceed its limit.
+const ENTRIES_PAGE: &str = "200";
 
 /// Starts a process; `None` if it ended, as it does if its port is in use.
 async fn launch(

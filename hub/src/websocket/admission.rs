@@ -1,4 +1,4 @@
-//! Admission of a session's batches: memory budget and rate limit. Each batch is
+//! Admission of a session's batches: memory budget, rate limit and write slot. Each batch is
 //! charged until its entries are in the copy.
 
 use std::{
@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Bytes;
 
 use crate::{
+    client_limits::LargeWriteSlot,
     limits::{BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE},
     memory_budget::MemoryCharge,
     quota::{BatchLoad, RatedClient},
@@ -43,6 +44,7 @@ struct PendingCharge {
     epoch: Epoch,
     through: Seq,
     _charge: Option<MemoryCharge>,
+    _place: LargeWriteSlot,
 }
 
 /// What needs no wait is there at once, which is nearly all.
@@ -99,20 +101,23 @@ impl BatchAdmission {
         Admitted::Later(charging.boxed())
     }
 
-    /// Admits a batch at the client's rate, and holds its charge. Returns a future if that has to wait.
+    /// Admits a batch at the client's rate with a write slot, and holds its charge. Returns a future if that has to wait.
     pub(crate) fn admit(&self, push: Push, charge: Option<MemoryCharge>) -> Admitted<Frame, Frame> {
         let load = BatchLoad::of(&push.entries);
         let (epoch, through) = (push.epoch, push.through);
-        let pending = PendingCharge { epoch, through, _charge: charge };
-        if self.hub.quota.try_admit(&self.client, load) {
-            self.charges.hold(pending);
+        let is_admitted = self.hub.quota.try_admit(&self.client, load);
+        if is_admitted && let Some(_place) = self.hub.write_slots.try_take(load.bytes) {
+            self.charges.hold(PendingCharge { epoch, through, _charge: charge, _place });
             return Admitted::Now(Frame::Push(push));
         }
         let charges = self.charges.clone();
         let (hub, client) = (self.hub.clone(), self.client.clone());
         let admitting = async move {
-            hub.quota.wait_until_admitted(&client, load).await;
-            charges.hold(pending);
+            if !is_admitted {
+                hub.quota.wait_until_admitted(&client, load).await;
+            }
+            let _place = hub.write_slots.take(load.bytes).await;
+            charges.hold(PendingCharge { epoch, through, _charge: charge, _place });
             Frame::Push(push)
         };
         Admitted::Later(admitting.boxed())

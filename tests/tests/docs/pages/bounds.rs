@@ -41,10 +41,7 @@ fn every_limit_in_the_documents_matches_the_code() {
         format!("| `blockMs` | {} s |", BLOCK_MAX.as_secs()),
         format!("| viewers of the status page | {VIEWERS_MAX} |"),
         format!("(`budget_mib`) | {BUDGET_MIB} MiB"),
-        format!(
-            "large batches ({COMMIT_LARGE_ENTRIES} entries or {} KiB) in Redis at a time",
-            COMMIT_LARGE_BYTES / KIB
-        ),
+        format!("of all clients | {} MiB |", REDIS_BYTES_IN_HAND / MIB),
         format!("parsed and appended | {APPENDS_MAX} at a time |"),
         format!("the last {RESERVE_PERCENT} %"),
         format!("| {RESERVE_ENTRIES} entries and {RESERVE_KIB} KiB a second |"),
