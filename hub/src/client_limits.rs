@@ -53,10 +53,10 @@ pub(crate) struct LargeWriteSlot {
 
 impl LargeWriteSlots {
     /// Limits large writes to [`REDIS_BYTES_IN_HAND`] if a batch is acknowledged once it is
-    /// applied. At higher levels the group commit has a limit of its own.
+    /// applied. At higher levels a group waits for its barrier, and limits its own bytes.
     pub(crate) fn at(level: AckLevel) -> Self {
-        let is_grouped = level != AckLevel::Memory;
-        Self((!is_grouped).then(|| Arc::new(Semaphore::new(REDIS_BYTES_IN_HAND / 1024))))
+        let has_barrier = level != AckLevel::Memory;
+        Self((!has_barrier).then(|| Arc::new(Semaphore::new(REDIS_BYTES_IN_HAND / 1024))))
     }
 
     /// Takes a slot for a batch of this many bytes, if it needs none or one is free.

@@ -15,13 +15,11 @@ pub(super) struct Outbox<S> {
     sink: S,
     is_flushed: bool,
     is_broken: bool,
-    /// Whether a frame was written after which the session may have more to do.
-    has_progressed: bool,
 }
 
 impl<S: Sink<Frame, Error = TransportError> + Unpin> Outbox<S> {
     pub(super) fn new(sink: S) -> Self {
-        Self { sink, is_flushed: true, is_broken: false, has_progressed: false }
+        Self { sink, is_flushed: true, is_broken: false }
     }
 
     /// Returns whether [`Self::poll`] has something to do.
@@ -46,24 +44,26 @@ impl<S: Sink<Frame, Error = TransportError> + Unpin> Outbox<S> {
         session: &mut Session,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), TransportError>> {
+        // Whether a frame was written after which the session may have more to do.
+        let mut has_progressed = false;
         while session.has_frame()
             && let Poll::Ready(room) = self.sink.poll_ready_unpin(cx)
         {
             room?;
             let Some(frame) = session.poll_frame(Instant::now()) else { break };
             self.is_flushed = false;
-            self.has_progressed |= !matches!(frame, Frame::Ack(_));
+            has_progressed |= !matches!(frame, Frame::Ack(_));
             self.sink.start_send_unpin(frame)?;
         }
-        // The next batch can be read while this one waits for the socket.
-        if !std::mem::take(&mut self.has_progressed) {
-            if !self.is_flushed {
-                ready!(self.sink.poll_flush_unpin(cx))?;
-                self.is_flushed = true;
-            }
-            return Poll::Pending;
+        if has_progressed {
+            // The next batch can be read while this one waits for the socket.
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
+        if !self.is_flushed {
+            ready!(self.sink.poll_flush_unpin(cx))?;
+            self.is_flushed = true;
+        }
+        Poll::Pending
     }
 
     /// Sends the frames that the session still has, and closes the connection.
