@@ -89,7 +89,7 @@ fn log(usage: &BudgetUse) {
     match usage.state {
         BudgetPhase::Open => info!(%used, %max, "traffic budget has room again"),
         BudgetPhase::Reserve => {
-            info!(%used, %max, "traffic budget used up but for urgent entries; link closed");
+            info!(%used, %max, "traffic budget used up except for urgent entries; link closed");
         }
         BudgetPhase::Spent => {
             info!(%used, %max, "traffic budget used up; link closed until the period ends");

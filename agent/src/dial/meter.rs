@@ -3,18 +3,14 @@
 
 use std::{
     io,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Notify,
-};
+use spoke_service::{ObservedStream, StreamObserver};
+use tokio::sync::Notify;
 
 /// Counts bytes. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -30,10 +26,7 @@ struct TrafficCounts {
 }
 
 /// A connection whose bytes are counted.
-pub(super) struct MeteredStream<S> {
-    stream: S,
-    meter: TrafficMeter,
-}
+pub(super) type MeteredStream<S> = ObservedStream<S, TrafficMeter>;
 
 impl TrafficMeter {
     /// Returns the bytes that were sent since the start.
@@ -76,62 +69,18 @@ impl TrafficMeter {
     }
 
     pub(super) fn stream<S>(&self, stream: S) -> MeteredStream<S> {
-        MeteredStream { stream, meter: self.clone() }
+        ObservedStream::new(stream, self.clone())
     }
 }
 
-impl<S> MeteredStream<S> {
-    fn handle_sent(&self, written: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(bytes)) = written {
-            self.meter.add(&self.meter.0.sent, *bytes);
-        }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for MeteredStream<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.meter.add(&self.meter.0.received, buf.filled().len() - before);
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.handle_sent(&written);
-        written
+impl StreamObserver for TrafficMeter {
+    fn handle_read(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.add(&self.0.received, bytes.len());
+        Ok(())
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.handle_sent(&written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+    fn handle_written(&mut self, bytes: usize) {
+        self.add(&self.0.sent, bytes);
     }
 }
 

@@ -9,7 +9,7 @@ use spoke_protocol::{
     wire::{frame::SUBPROTOCOL, websocket::FrameLimiter},
 };
 use spoke_service::{
-    LastActivity, ObservedStream, ReadObserver, config::ServiceUrl, limits::HANDSHAKE_TIMEOUT,
+    LastActivity, ObservedStream, StreamObserver, config::ServiceUrl, limits::HANDSHAKE_TIMEOUT,
 };
 use tokio::time::timeout;
 use tokio_tungstenite::{
@@ -32,7 +32,7 @@ pub struct SocketReadObserver {
     frames: FrameLimiter,
 }
 
-impl ReadObserver for SocketReadObserver {
+impl StreamObserver for SocketReadObserver {
     fn handle_read(&mut self, bytes: &[u8]) -> io::Result<()> {
         let now = std::time::Instant::now();
         self.activity.touch(now);

@@ -42,23 +42,28 @@ impl LastActivity {
     }
 }
 
-/// Observes the bytes that are read from a stream.
-pub trait ReadObserver: Unpin {
+/// Observes the bytes of a stream.
+pub trait StreamObserver: Unpin {
     /// Handles bytes that were read, at least one.
     ///
     /// # Errors
     /// [`io::Error`] if no more may be read.
     fn handle_read(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Handles that this many bytes were written.
+    fn handle_written(&mut self, bytes: usize) {
+        let _ = bytes;
+    }
 }
 
-impl ReadObserver for LastActivity {
+impl StreamObserver for LastActivity {
     fn handle_read(&mut self, _: &[u8]) -> io::Result<()> {
         self.touch(Instant::now());
         Ok(())
     }
 }
 
-/// A stream that passes all bytes that it reads to an observer.
+/// A stream whose bytes an observer sees.
 pub struct ObservedStream<S, O = LastActivity> {
     stream: S,
     observer: O,
@@ -71,7 +76,7 @@ impl<S, O> ObservedStream<S, O> {
     }
 }
 
-impl<S: AsyncRead + Unpin, O: ReadObserver> AsyncRead for ObservedStream<S, O> {
+impl<S: AsyncRead + Unpin, O: StreamObserver> AsyncRead for ObservedStream<S, O> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -87,13 +92,23 @@ impl<S: AsyncRead + Unpin, O: ReadObserver> AsyncRead for ObservedStream<S, O> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, O: ReadObserver> AsyncWrite for ObservedStream<S, O> {
+impl<S, O: StreamObserver> ObservedStream<S, O> {
+    fn handle_written(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.observer.handle_written(bytes);
+        }
+        written
+    }
+}
+
+impl<S: AsyncWrite + Unpin, O: StreamObserver> AsyncWrite for ObservedStream<S, O> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.handle_written(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -109,7 +124,8 @@ impl<S: AsyncWrite + Unpin, O: ReadObserver> AsyncWrite for ObservedStream<S, O>
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.handle_written(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -22,7 +22,7 @@ mod shutdown;
 pub mod systemd;
 
 pub use bearer::bearer_token;
-pub use last_activity::{LastActivity, ObservedStream, ReadObserver};
+pub use last_activity::{LastActivity, ObservedStream, StreamObserver};
 pub use log_summary::sum_up;
 pub use service_config::ServiceConfig;
 pub use session_metrics::{BacklogSummary, DirectionMetrics, SessionMetrics, SessionObserver};
