@@ -96,78 +96,74 @@ impl Committer {
             Ok(connected) => connected,
             Err(error) => return groups.into_iter().for_each(|group| group.fail(&error)),
         };
-        let connection = &connected.connection;
+        let send = |groups| self.send(connected.connection.clone(), groups, connected.barrier);
         let is_good = match connected.barrier {
+            // Each group is answered at once.
             None => {
-                let sent = groups.into_iter().map(|group| self.send(connection.clone(), group));
-                join_all(sent).await.into_iter().all(|is_good| is_good)
+                let sent = join_all(groups.into_iter().map(|group| send(vec![group]))).await;
+                sent.into_iter().all(|is_good| is_good)
             }
-            Some(barrier) => self.send_with_barrier(connection.clone(), groups, barrier).await,
+            Some(_) => send(groups).await,
         };
         if is_good {
             self.connected = Some(connected);
         }
     }
 
-    /// Sends a group, and answers its writes at once. Returns whether the connection can be used again.
-    async fn send(&self, connection: MultiplexedConnection, group: Group) -> bool {
-        let mut pipeline = Pipeline::with_capacity(1);
-        group.add_to(&mut pipeline, unix_ms());
-        match self.exchange(connection, &pipeline).await {
-            Ok((values, verdict)) => {
-                group.answer(&mut values.into_iter(), &Ok(()));
-                verdict == ConnectionVerdict::Good
-            }
-            Err(error) => {
-                group.fail(&error);
-                false
-            }
-        }
-    }
-
-    /// Sends groups in one pipeline, and answers their writes once the barrier is passed.
-    async fn send_with_barrier(
+    /// Sends groups in one pipeline, and answers their writes once the barrier is passed, if there is one. Returns
+    /// whether the connection can be used again.
+    async fn send(
         &self,
         connection: MultiplexedConnection,
         groups: Vec<Group>,
-        barrier: Barrier,
+        barrier: Option<Barrier>,
     ) -> bool {
-        let mut pipeline = Pipeline::with_capacity(1 + groups.len());
-        let now_ms = unix_ms();
-        groups.iter().for_each(|group| group.add_to(&mut pipeline, now_ms));
-        pipeline.add_command(barrier.command());
-        match self.exchange(connection, &pipeline).await {
-            Ok((mut values, verdict)) => {
-                let level = barrier.check(values.pop().unwrap_or(Value::Nil));
-                match &level {
-                    Ok(()) => self.level_health.handle_success(0),
-                    Err(error) => self.level_health.handle_error(&error.clone().into()),
-                }
-                let mut values = values.into_iter();
-                groups.into_iter().for_each(|group| group.answer(&mut values, &level));
-                verdict == ConnectionVerdict::Good
-            }
+        let (mut values, verdict) = match self.exchange(connection, &groups, barrier).await {
+            Ok(answered) => answered,
             Err(error) => {
                 groups.into_iter().for_each(|group| group.fail(&error));
-                false
+                return false;
             }
-        }
+        };
+        let level = match barrier {
+            Some(barrier) => self.check_level(barrier, values.pop()),
+            None => Ok(()),
+        };
+        let mut values = values.into_iter();
+        groups.into_iter().for_each(|group| group.answer(&mut values, &level));
+        verdict == ConnectionVerdict::Good
     }
 
-    /// Sends a pipeline, and sends it again if Redis had lost the script.
+    fn check_level(&self, barrier: Barrier, answer: Option<Value>) -> RedisResult<()> {
+        let level = barrier.check(answer.unwrap_or(Value::Nil));
+        match &level {
+            Ok(()) => self.level_health.handle_success(0),
+            Err(error) => self.level_health.handle_error(&error.clone().into()),
+        }
+        level
+    }
+
+    /// Sends groups, and sends them again if Redis had lost the script.
     async fn exchange(
         &self,
         mut connection: MultiplexedConnection,
-        pipeline: &Pipeline,
+        groups: &[Group],
+        barrier: Option<Barrier>,
     ) -> RedisResult<(Vec<Value>, ConnectionVerdict)> {
+        let mut pipeline = Pipeline::with_capacity(1 + groups.len());
+        let now_ms = unix_ms();
+        groups.iter().for_each(|group| group.add_to(&mut pipeline, now_ms));
+        if let Some(barrier) = barrier {
+            pipeline.add_command(barrier.command());
+        }
         let mut is_loaded = false;
         loop {
             let begun = Instant::now();
-            let answered = connection.req_packed_commands(pipeline, 0, pipeline.len()).await;
+            let answered = connection.req_packed_commands(&pipeline, 0, pipeline.len()).await;
             let answers = answered.as_ref().map(Vec::as_slice);
             let verdict = self.redis.handle_answered(begun.elapsed(), answers);
             let values = answered?;
-            if is_loaded || !lacks_script(&values) {
+            if is_loaded || !lacks_script(groups, &values) {
                 return Ok((values, verdict));
             }
             append_call::load(&mut connection).await?;

@@ -118,8 +118,20 @@ fn fail(answer: Answer, error: &RedisError) {
     let _ = answer.send(Err(error.clone()));
 }
 
-/// Returns whether Redis does not have append.lua.
-pub(super) fn lacks_script(values: &[Value]) -> bool {
-    let mut errors = values.iter().filter(|value| matches!(value, Value::ServerError(_)));
-    errors.any(|value| matches!(value.clone().extract_error(), Err(error) if is_no_script(&error)))
+/// Returns whether Redis does not have append.lua, so that no batch of these groups was appended. Another script that it
+/// lacks is not a reason to send batches again.
+pub(super) fn lacks_script(groups: &[Group], values: &[Value]) -> bool {
+    let is_lacking = |value: &Value| {
+        matches!(value, Value::ServerError(_))
+            && value.clone().extract_error().is_err_and(|error| is_no_script(&error))
+    };
+    let (mut at, mut calls) = (0, Vec::new());
+    for group in groups {
+        at += group.commands.len();
+        if group.streams.is_some() {
+            calls.extend(values.get(at));
+            at += 1;
+        }
+    }
+    !calls.is_empty() && calls.into_iter().all(is_lacking)
 }

@@ -3,8 +3,14 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use spoke_protocol::{
+    Entry, Epoch, Seq,
+    message::Cursor,
+    sync::{Append, AppendResult},
+};
+use spoke_store::{AckLevel, ClientQuota, CommitWriter, CopyStore, Redis, keys::HubKeys};
 use spoke_tests::{
-    cloud::admit,
+    cloud::{IN, admit, now_ms},
     proxy::Proxy,
     redis::RedisServer,
     service::{Kind, Service},
@@ -55,4 +61,40 @@ async fn a_script_that_fails_or_is_flushed_affects_no_other_client() {
         redis.command::<()>(&["SCRIPT", "FLUSH"]).await;
         assert_eq!(post_for_each_client(&hub, &redis, ms).await, expected);
     }
+}
+
+#[tokio::test]
+async fn a_read_whose_script_redis_lacks_does_not_repeat_the_batch_beside_it() {
+    let server = RedisServer::start_with(&["--appendfsync", "always"]).await;
+    let redis = Redis::open(&server.url().parse().unwrap()).unwrap();
+    let keys = HubKeys::new("spoke-hub");
+    let (writer, committer) = CommitWriter::new(redis, AckLevel::Fsync);
+    tokio::spawn(committer.run());
+    let copy = |client: &str| {
+        let client = client.parse().unwrap();
+        let quota = ClientQuota::unlimited();
+        CopyStore::hub(writer.clone(), &keys, (&client, 0), Some(7), quota)
+    };
+    server.command::<()>(&["HSET", "spoke-hub:client:dev1:h", "generation", "7"]).await;
+    let entry = Entry { seq: Seq::new(1, 0), fields: vec![("n".into(), "1".into())] };
+    let batch = Append {
+        epoch: Epoch(1),
+        known: None,
+        after: Some(Seq::ZERO),
+        through: entry.seq,
+        entries: vec![entry],
+        refused: Vec::new(),
+        digest: None,
+        account: Default::default(),
+        seal: None,
+    };
+
+    // Both wait for the connection, so they go together; the read is the first that this Redis sees.
+    let (dev1, dev2) = (copy("dev1"), copy("dev2"));
+    let (appended, read) = tokio::join!(dev1.append(&batch, now_ms()), dev2.cursor());
+
+    let appended = appended.unwrap();
+    assert!(matches!(appended, AppendResult::Done { accepted: 1, .. }), "{appended:?}");
+    assert_eq!(read.unwrap(), Cursor::default());
+    assert_eq!(server.length(IN).await, 1);
 }
