@@ -35,13 +35,14 @@ pub use config::HubConfig;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+use futures_util::future::try_join_all;
 use spoke_service::{
     config::ConfigError,
     daemon::{Daemon, apply_reloads, run_until_shutdown, serve_admin, serve_public, watch_redis},
     server::{Certificate, ConnectionLimit, Listeners, ServeLimits, admin_router, behind},
 };
 use spoke_store::{
-    CommitWriter, Redis,
+    CommitWriter, OriginCalls, Redis,
     keys::HubKeys,
     probe::ready,
     session_tokens::{client_prefix, session_prefix},
@@ -76,10 +77,11 @@ pub async fn run(daemon: Daemon<HubConfig>) -> anyhow::Result<()> {
     };
     ack_level::require_level(&redis, config.ack).await?;
     let (writer, committer) = CommitWriter::new(redis.clone(), config.ack);
-    // It outlives the tasks whose writes it commits, so the shutdown does not track it.
-    let commits = tokio::spawn(committer.run());
+    let (origins, caller) = OriginCalls::new(redis.clone());
+    // They outlive the tasks that wait for them, so the shutdown does not track them.
+    let calls = [tokio::spawn(committer.run()), tokio::spawn(caller.run())];
     let limit = ConnectionLimit::of(&ServeLimits::of(config.connections));
-    let hub = HubState::new(config, (redis, writer), auth_redis.clone(), shutdown.clone());
+    let hub = HubState::new(config, (redis, origins, writer), auth_redis.clone(), shutdown.clone());
     spawn_tasks(&hub, &auth_redis);
 
     let admin_app = admin_app(&hub, auth_redis.clone());
@@ -94,10 +96,10 @@ pub async fn run(daemon: Daemon<HubConfig>) -> anyhow::Result<()> {
     run_until_shutdown(&shutdown).await;
     presence::delete_key(&hub).await;
     drop(hub);
-    // It ends on its own, unless a task did not finish.
-    match tokio::time::timeout(Duration::from_secs(1), commits).await {
-        Ok(ended) => ended.context("failed to join the task that writes to redis")?,
-        Err(_) => warn!("shutdown timed out with unfinished redis writes"),
+    // They end on their own, unless a task did not finish.
+    match tokio::time::timeout(Duration::from_secs(1), try_join_all(calls)).await {
+        Ok(ended) => ended.map(drop).context("failed to join the tasks that call redis")?,
+        Err(_) => warn!("shutdown timed out with unfinished redis calls"),
     }
     info!("stopped");
     Ok(())

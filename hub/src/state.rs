@@ -12,8 +12,8 @@ use spoke_protocol::{
 };
 use spoke_service::{Shutdown, api_error::ApiError, sum_up};
 use spoke_store::{
-    ClientQuotas, CommitWriter, Hints, OriginStore, Redis, StoreError, driver, keys::HubKeys,
-    session_tokens::SessionTokens,
+    ClientQuotas, CommitWriter, Hints, OriginCalls, OriginStore, Redis, StoreError, driver,
+    keys::HubKeys, session_tokens::SessionTokens,
 };
 use tracing::{info, warn};
 
@@ -42,6 +42,8 @@ pub(crate) struct HubState {
     pub config: HubConfig,
     /// Redis that holds the streams.
     pub redis: Redis,
+    /// Runs the tasks of senders.
+    pub origins: OriginCalls,
     /// Writer of acknowledged batches.
     pub writer: CommitWriter,
     /// Names of the Redis keys.
@@ -82,7 +84,7 @@ impl HubState {
     /// Creates the state of a hub without connections.
     pub(crate) fn new(
         config: HubConfig,
-        (redis, writer): (Redis, CommitWriter),
+        (redis, origins, writer): (Redis, OriginCalls, CommitWriter),
         auth_redis: Redis,
         shutdown: Shutdown,
     ) -> Arc<Self> {
@@ -107,6 +109,7 @@ impl HubState {
             name: format!("{:08x}", rand::random::<u32>()),
             config,
             redis,
+            origins,
             writer,
             shutdown,
         })
@@ -114,7 +117,7 @@ impl HubState {
 
     /// Returns the client's out stream.
     pub(crate) fn origin(&self, client: &ClientId) -> OriginStore {
-        OriginStore::hub(self.redis.clone(), &self.keys, client)
+        OriginStore::hub(self.origins.clone(), &self.keys, client)
     }
 
     /// Returns the metrics page in Prometheus's text format.

@@ -185,11 +185,10 @@ impl<'a> AnswerReader<'a> {
         (ask, count): (&XreadRequest, usize),
     ) -> Result<Self, ApiError> {
         check_generation(hub, caller).await?;
-        if caller.generation.is_some() {
-            let touched = presence::touch(&hub.redis, &hub.keys, &caller.client, unix_ms()).await;
-            hub.store_result(touched)?;
-        }
         let origin = hub.origin(&caller.client);
+        if caller.generation.is_some() {
+            hub.store_result(origin.touch(unix_ms()).await)?;
+        }
         let standing = hub.store_result(origin.standing().await)?;
         let begun = find_start(hub, &origin, caller, ask, standing).await?;
         let (position, acked) = (begun.position, begun.standing.memory.acked.seq);

@@ -45,6 +45,6 @@ pub use group_commit::{CommitWriter, Committer};
 pub use health::Health;
 pub use hints::{Hints, KeyChange, KeyWatch, check_tracking};
 pub use memory_usage::MemoryUsage;
-pub use origin::{OriginStore, StartWith, TaskResult};
+pub use origin::{OriginCaller, OriginCalls, OriginStore, StartWith, TaskResult};
 pub use quota::{ClientQuota, ClientQuotas};
 pub use redis_url::{BadRedisUrl, RedisUrl};

@@ -1,12 +1,16 @@
 //! An out stream and the sender's state, in the same Redis.
 
+mod calls;
 mod tasks;
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use redis::{Script, cmd};
 
-pub use self::tasks::TaskResult;
+pub use self::{
+    calls::{OriginCaller, OriginCalls},
+    tasks::TaskResult,
+};
 use super::{
     Redis, StoreError, decode,
     error::{HASH, STREAM},
@@ -33,7 +37,7 @@ const BEGIN_RETRIES_MAX: usize = 3;
 /// An out stream with the sender's state. Cheap enough to clone per session.
 #[derive(Clone)]
 pub struct OriginStore {
-    redis: Redis,
+    calls: OriginCalls,
     stream: String,
     state: String,
     dead: String,
@@ -64,7 +68,7 @@ impl OriginStore {
     /// Opens the out stream of a device.
     pub fn device(redis: Redis, keys: &DeviceKeys, client: &ClientId) -> Self {
         Self {
-            redis,
+            calls: redis.into(),
             stream: keys.out(),
             state: keys.state(),
             dead: keys.dead(),
@@ -77,9 +81,9 @@ impl OriginStore {
     }
 
     /// Opens the out stream of one client at the hub.
-    pub fn hub(redis: Redis, keys: &HubKeys, client: &ClientId) -> Self {
+    pub fn hub(calls: OriginCalls, keys: &HubKeys, client: &ClientId) -> Self {
         Self {
-            redis,
+            calls,
             stream: keys.out(client),
             state: keys.client(client),
             dead: keys.dead(),
@@ -96,6 +100,10 @@ impl OriginStore {
         &self.stream
     }
 
+    fn redis(&self) -> &Redis {
+        self.calls.redis()
+    }
+
     /// Reads the state of the stream.
     ///
     /// # Errors
@@ -108,7 +116,7 @@ impl OriginStore {
     async fn inspect(&self) -> Result<OriginStanding, StoreError> {
         let mut script = INSPECT.key(&self.stream);
         script.key(&self.state).arg(&origin_state::FIELDS);
-        let mut parts = decode::list(self.redis.invoke(&script).await?)?.into_iter();
+        let mut parts = decode::list(self.redis().invoke(&script).await?)?.into_iter();
         let mut next = || parts.next().ok_or(decode::unexpected("the reply of inspect_origin.lua"));
         let (extent, values) = (origin_state::extent(next()?)?, next()?);
         let last_read = *self.last_read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,7 +189,7 @@ impl OriginStore {
     async fn recorded_standing(&self) -> Result<OriginStanding, StoreError> {
         let mut fields = cmd("HMGET");
         fields.arg(&self.state).arg(&origin_state::FIELDS);
-        let values = fields.query_async(&mut self.redis.connection()).await?;
+        let values = fields.query_async(&mut self.redis().connection()).await?;
         let recorded = origin_state::read(Extent::default(), values)?;
         let HighWaterMark { seq: last, added } = recorded.memory.high_water_mark;
         let extent = Extent { last, added, ..Extent::default() };
@@ -195,7 +203,7 @@ impl OriginStore {
             (&self.ledger, STREAM),
             (&self.state, HASH),
         ];
-        name_wrong_key(&self.redis, &keys, result).await
+        name_wrong_key(self.redis(), &keys, result).await
     }
 
     /// Reads entries after `after` without delivering them: at most `count`, and about
@@ -204,7 +212,7 @@ impl OriginStore {
     /// # Errors
     /// [`StoreError`] if Redis fails.
     pub async fn peek(&self, after: Seq, count: usize) -> Result<Vec<Entry>, StoreError> {
-        peek(&self.redis, &self.stream, after, count).await
+        peek(self.redis(), &self.stream, after, count).await
     }
 
     /// Returns false if another process has begun another epoch.
@@ -238,7 +246,7 @@ impl OriginStore {
         if let Some(loss) = &position.loss {
             script.arg(&loss_ledger::fields((&self.client, self.direction), loss, now_ms)[..]);
         }
-        self.redis.invoke(&script).await
+        self.redis().invoke(&script).await
     }
 
     async fn digest_at(&self, seq: Seq) -> Result<Option<Digest>, StoreError> {

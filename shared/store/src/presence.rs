@@ -238,19 +238,6 @@ pub async fn newest_session(
     Ok(NewestSession { generation: generation.unwrap_or(0), hub: hub.filter(|_| is_held) })
 }
 
-/// Records that a client was seen, which keeps an HTTP session open.
-///
-/// # Errors
-/// [`StoreError`] if Redis fails.
-pub async fn touch(
-    redis: &Redis,
-    keys: &HubKeys,
-    client: &ClientId,
-    now_ms: u64,
-) -> Result<(), StoreError> {
-    Ok(redis.connection().hset(keys.client(client), "last_seen", now_ms).await?)
-}
-
 /// Refreshes the key of this hub for [`HUB_TTL`].
 ///
 /// # Errors

@@ -83,7 +83,7 @@ impl Ends {
         };
         let opened = presence::open_session(&redis, &keys, &self.client, &request, unix_ms()).await;
         let Ok(SessionOpened::Opened(generation, _)) = opened else { panic!("{opened:?}") };
-        let origin = OriginStore::hub(redis.clone(), &keys, &self.client);
+        let origin = OriginStore::hub(redis.clone().into(), &keys, &self.client);
         let copy = CopyStore::hub(
             redis.clone().into(),
             &keys,

@@ -5,4 +5,5 @@ mod append_groups;
 mod fair_groups;
 mod fuzz;
 mod memory_limit;
+mod origin_groups;
 mod scripts;

@@ -9,7 +9,7 @@ use spoke_tests::{redis::RedisServer, script_time};
 use crate::append_batch::{BEFORE, Batch, LINE, batch, batch_args, entries, words};
 
 /// The Lua helpers that are put in front of each script.
-const SEQ_LUA: &str = concat!(
+pub(super) const HELPERS: &str = concat!(
     include_str!("../../../shared/store/src/scripts/seq.lua"),
     include_str!("../../../shared/store/src/scripts/copy_state.lua"),
     include_str!("../../../shared/store/src/scripts/reach.lua"),
@@ -43,6 +43,14 @@ const EXTREMES: [&str; 20] = [
     "\u{0}\u{fffd}",
 ];
 
+/// The arguments of origin_tasks.lua for a read.
+const READ: [&str; 9] = ["9", "9000", "read", "1", "5-0", "3-0", "9", "1000", "1000"];
+/// The same for an acknowledgement.
+const RECORD_ACK: [&str; 9] = ["9", "9000", "ack", "1", "5-0", "5,0,0", "3-0", "1", ""];
+
+/// The same for a touch.
+const TOUCH: [&str; 9] = ["9", "9000", "touch", "1700000000000", "", "", "", "", ""];
+
 struct Call {
     name: &'static str,
     script: String,
@@ -62,7 +70,7 @@ fn append(direction: &str, batch: &Batch) -> Vec<Vec<u8>> {
 
 /// append.lua with its helpers.
 pub(super) fn append_script() -> String {
-    [SEQ_LUA, include_str!("../../../shared/store/src/scripts/append.lua")].concat()
+    [HELPERS, include_str!("../../../shared/store/src/scripts/append.lua")].concat()
 }
 
 fn calls() -> Vec<Call> {
@@ -71,7 +79,7 @@ fn calls() -> Vec<Call> {
             Call {
                 name: $name,
                 script: [
-                    SEQ_LUA,
+                    HELPERS,
                     include_str!(concat!("../../../shared/store/src/scripts/", $name)),
                 ]
                 .concat(),
@@ -125,9 +133,10 @@ fn calls() -> Vec<Call> {
         ),
         call!("inspect_origin.lua", &[STREAM, STATE], words(&["out_epoch", "out_mark"])),
         call!("peek.lua", &[STREAM], words(&["0-0", "9", "1000", "1000"])),
-        call!("read.lua", &[STREAM, STATE], words(&["1", "5-0", "3-0", "9", "1000", "1000"])),
+        call!("origin_tasks.lua", &[STREAM, STATE], words(&READ)),
+        call!("origin_tasks.lua", &[STREAM, STATE], words(&RECORD_ACK)),
+        call!("origin_tasks.lua", &[STREAM, STATE], words(&TOUCH)),
         call!("record_losses.lua", &[STATE, LEDGER], lose),
-        call!("record_ack.lua", &[STATE, STREAM], words(&["1", "5-0", "5,0,0", "3-0", "1"])),
         call!("reread.lua", &[STATE], words(&["in", "registered_at"])),
         call!("reset_client.lua", &[STATE], Vec::new()),
         call!("begin_epoch.lua", &[STATE, STREAM, LEDGER], words(&settle)),
@@ -329,9 +338,15 @@ async fn a_stream_without_enough_ids_left_takes_no_entry_of_a_batch() {
 #[tokio::test]
 async fn a_stream_that_replaced_another_is_not_read_dead_lettered_or_trimmed() {
     let redis = RedisServer::start().await;
-    for name in ["read.lua", "dead_letter.lua", "record_ack.lua"] {
-        let call =
-            calls().into_iter().find(|call| call.name == name).expect("the script is listed");
+    let at_origin = |call: &Call| match call.name {
+        "dead_letter.lua" => true,
+        "origin_tasks.lua" => call.args != words(&TOUCH),
+        _ => false,
+    };
+    let calls: Vec<_> = calls().into_iter().filter(at_origin).collect();
+    assert_eq!(calls.len(), 3, "dead letters, reads and acknowledgements");
+    for call in calls {
+        let name = call.name;
         for replace in [&["DEL", STREAM][..], &["RENAME", STREAM, "elsewhere"]] {
             fill(&redis, None).await;
             redis.command::<Value>(replace).await;

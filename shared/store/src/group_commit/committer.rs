@@ -70,10 +70,9 @@ impl Committer {
                     None => return,
                 }
             }
-            match pace.next_at(Instant::now()) {
-                Some(next_at) => tokio::time::sleep_until(next_at.into()).await,
-                // Sessions that are ready to send go first.
-                None => tokio::task::yield_now().await,
+            // Without a wait, yielding to other sessions first would wake a second thread for this task.
+            if let Some(next_at) = pace.next_at(Instant::now()) {
+                tokio::time::sleep_until(next_at.into()).await;
             }
             while !waiting.is_full()
                 && let Ok(write) = self.queue.try_recv()

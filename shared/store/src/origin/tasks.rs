@@ -2,14 +2,17 @@
 
 use std::sync::{LazyLock, PoisonError};
 
-use redis::Script;
+use redis::{Script, Value};
 
-use super::OriginStore;
+use super::{
+    OriginStore,
+    calls::{StreamTask, TaskKind},
+};
 use crate::{
     StoreError, decode,
-    limits::{DEAD_MAX_LEN, ENTRY_BYTES_MAX, LOST_MAX_LEN},
+    limits::{DEAD_MAX_LEN, LOST_MAX_LEN},
     loss_ledger, origin_state,
-    scripts::{ALLOW_OOM, of_entries, of_origin, with_seqs},
+    scripts::{ALLOW_OOM, of_origin, with_seqs},
 };
 use spoke_protocol::{
     Checkpoint, Epoch, Loss, RejectReason, Seq,
@@ -17,11 +20,8 @@ use spoke_protocol::{
     sync::{HighWaterMark, LastRead, OriginRead, OriginTask, ReadSize, RecordedLosses},
 };
 
-static READ: LazyLock<Script> = LazyLock::new(|| of_entries(include_str!("../scripts/read.lua")));
 static DEAD_LETTER: LazyLock<Script> =
     LazyLock::new(|| of_origin(include_str!("../scripts/dead_letter.lua")));
-static RECORD_ACK: LazyLock<Script> =
-    LazyLock::new(|| of_origin(include_str!("../scripts/record_ack.lua")));
 static RECORD_LOSSES: LazyLock<Script> =
     LazyLock::new(|| with_seqs(ALLOW_OOM, include_str!("../scripts/record_losses.lua")));
 
@@ -90,17 +90,11 @@ impl OriginStore {
         batch: ReadSize,
         high_water_mark: Seq,
     ) -> Result<Option<OriginRead>, StoreError> {
-        let mut script = READ.key(&self.stream);
-        script
-            .key(&self.state)
-            .arg(epoch.0)
-            .arg(high_water_mark.to_string())
-            .arg(after.to_string());
-        script.arg(batch.entries).arg(batch.bytes).arg(ENTRY_BYTES_MAX);
-        let mut parts = decode::list(self.redis.invoke(&script).await?)?.into_iter();
+        let kind = TaskKind::Read { epoch, high_water_mark, after, batch };
+        let mut parts = decode::list(self.run(kind).await?)?.into_iter();
         let Some(extent) = parts.next() else { return Ok(None) };
         let extent = origin_state::extent(extent)?;
-        let is_end = parts.next().ok_or(decode::unexpected("the reply of read.lua"))?;
+        let is_end = parts.next().ok_or(decode::unexpected("the reply of origin_tasks.lua"))?;
         let is_end = decode::count(is_end)? == 1;
         let entries = decode::pages(parts)?;
         let last_read = LastRead {
@@ -119,16 +113,25 @@ impl OriginStore {
     pub async fn record_ack(
         &self,
         epoch: Epoch,
-        Checkpoint { seq: acked, tally }: Checkpoint,
+        acked: Checkpoint,
         trim_through: Option<Seq>,
         clears_recorded_losses: bool,
     ) -> Result<bool, StoreError> {
-        let mut script = RECORD_ACK.key(&self.state);
-        script.key(&self.stream).arg(epoch.0).arg(acked.to_string()).arg(tally.to_string());
-        // MINID keeps the ID that it is given.
-        script.arg(trim_through.map(|seq| seq.after().to_string()).unwrap_or_default());
-        script.arg(u8::from(clears_recorded_losses));
-        self.redis.invoke(&script).await
+        let kind = TaskKind::RecordAck { epoch, acked, trim_through, clears_recorded_losses };
+        Ok(self.run(kind).await? == Value::Int(1))
+    }
+
+    /// Records that the client was seen, which keeps an HTTP session open.
+    ///
+    /// # Errors
+    /// [`StoreError`] if Redis fails.
+    pub async fn touch(&self, now_ms: u64) -> Result<(), StoreError> {
+        self.run(TaskKind::Touch { now_ms }).await.map(drop)
+    }
+
+    async fn run(&self, kind: TaskKind) -> Result<Value, StoreError> {
+        let (stream, state) = (self.stream.clone(), self.state.clone());
+        self.calls.run(StreamTask { stream, state, kind }).await
     }
 
     /// Copies entries that can never be sent to the dead letters, with the fields `seq` and `reason` in front.
@@ -143,7 +146,7 @@ impl OriginStore {
             script.key(&self.stream).key(&self.dead).arg(epoch.0).arg(seq.to_string());
             script.arg(reason.word());
             script.arg(if self.is_shared { self.client.as_str() } else { "" }).arg(DEAD_MAX_LEN);
-            let is_same: bool = self.redis.invoke(&script).await?;
+            let is_same: bool = self.redis().invoke(&script).await?;
             if !is_same {
                 return Ok(false);
             }
@@ -166,6 +169,6 @@ impl OriginStore {
             let fields = loss_ledger::fields((&self.client, self.direction), loss, now_ms);
             script.arg(2 * fields.len()).arg(&fields[..]);
         }
-        self.redis.invoke(&script).await
+        self.redis().invoke(&script).await
     }
 }

@@ -176,9 +176,6 @@ for batch = 1, #KEYS - COMMON_KEYS do
   local last = COMMON_ARGS + batch * BATCH_ARGS
   local is_answered, answer =
     pcall(append, KEYS[COMMON_KEYS + batch], unpack(ARGV, last - BATCH_ARGS + 1, last))
-  if not is_answered then
-    answer = type(answer) == 'table' and answer or redis.error_reply('ERR ' .. tostring(answer))
-  end
-  answers[batch] = answer
+  answers[batch] = is_answered and answer or failure(answer)
 end
 return answers

@@ -3,7 +3,7 @@
 -- KEYS  1 stream
 -- ARGV  1 the seq after which to read   2 maximum number of entries   3 bytes after which no more are read
 --       4 maximum bytes of an entry that can be carried
--- Returns pages like read.lua.
+-- Returns pages like a read of origin_tasks.lua.
 
 local pages, from, given, bytes = {}, ARGV[1], 0, 0
 while given < tonumber(ARGV[2]) and bytes < tonumber(ARGV[3]) do

@@ -61,3 +61,8 @@ local function is_type(key, wanted)
   local found = redis.call('TYPE', key)['ok']
   return found == 'none' or found == wanted
 end
+
+-- Returns the error that a protected call has caught.
+local function failure(caught)
+  return type(caught) == 'table' and caught or redis.error_reply('ERR ' .. tostring(caught))
+end

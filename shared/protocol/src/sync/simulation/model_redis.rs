@@ -170,7 +170,7 @@ impl ModelRedis {
         SenderStart { position, standing }
     }
 
-    /// read.lua, dead_letter.lua, record_losses.lua and record_ack.lua. Returns none if the stream was replaced.
+    /// origin_tasks.lua, dead_letter.lua and record_losses.lua. Returns none if the stream was replaced.
     pub(super) fn perform(
         &mut self,
         client: usize,
