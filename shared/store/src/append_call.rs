@@ -37,12 +37,18 @@ pub(super) struct AppendBatch {
     pub(super) generation: String,
     pub(super) epoch: Epoch,
     pub(super) client: ClientId,
-    /// None if append.lua has to check the batch.
-    pub(super) step: Option<StateStep>,
-    pub(super) details: Vec<u8>,
+    pub(super) join: BatchJoin,
     /// The packed entries and their number.
     pub(super) entries: Vec<u8>,
     pub(super) count: usize,
+}
+
+/// How append.lua finds out whether a batch may be appended.
+pub(super) enum BatchJoin {
+    /// By comparing the state.
+    Step(StateStep),
+    /// By checking these details.
+    Check(Vec<u8>),
 }
 
 /// A loss for the ledger, and the seq that the cursor must not have passed.
@@ -51,7 +57,11 @@ pub(super) type NewLoss = (Seq, Loss);
 impl AppendBatch {
     /// Returns its approximate size in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.entries.len() + self.details.len()
+        let details = match &self.join {
+            BatchJoin::Step(_) => 0,
+            BatchJoin::Check(details) => details.len(),
+        };
+        self.entries.len() + details
     }
 
     /// Returns how long it holds Redis, as a number of entries: a batch costs about as much as one.
@@ -76,11 +86,11 @@ pub(super) fn command(streams: &CopyStreams, batches: &[&AppendBatch], now_ms: u
     evalsha.arg(now_ms).arg(streams.direction.word()).arg(ceiling).arg(LOST_MAX_LEN);
     for batch in batches {
         evalsha.arg(&batch.generation).arg(batch.epoch.0).arg(batch.client.as_str());
-        match &batch.step {
-            Some(StateStep { expected, new }) => evalsha.arg(expected).arg(new),
-            None => evalsha.arg("").arg(""),
+        match &batch.join {
+            BatchJoin::Step(StateStep { expected, new }) => evalsha.arg(expected).arg(new).arg(""),
+            BatchJoin::Check(details) => evalsha.arg("").arg("").arg(details),
         };
-        evalsha.arg(&batch.details).arg(&batch.entries);
+        evalsha.arg(&batch.entries);
     }
     evalsha
 }
@@ -117,7 +127,7 @@ pub(super) async fn run_one(
     decode::list(answers)?.pop().ok_or(decode::unexpected("an answer for each batch"))
 }
 
-/// Packs what append.lua checks if the state is not the expected one.
+/// Packs what append.lua checks.
 pub(super) fn details(
     append: &Append,
     (registered_at_ms, is_check): (u64, bool),
@@ -201,6 +211,15 @@ impl TextList {
         encode::write_str_len(&mut self.packed, bytes.len() as u32).expect(INFALLIBLE);
         self.packed.extend_from_slice(bytes);
     }
+}
+
+/// Returns whether a batch was not appended because the state is not the expected one.
+pub(super) fn is_unexpected(answer: &Value) -> bool {
+    let word = match answer {
+        Value::Array(parts) => parts.first(),
+        _ => None,
+    };
+    matches!(word, Some(Value::BulkString(word)) if word == b"unexpected")
 }
 
 /// Decodes the answer to a batch that was checked, with the text of the state that it left.

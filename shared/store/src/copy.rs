@@ -9,7 +9,7 @@ use redis::{Script, Value, cmd};
 
 use super::{
     Redis, StoreError,
-    append_call::{self, AppendBatch, CopyStreams, NewLoss},
+    append_call::{self, AppendBatch, BatchJoin, CopyStreams, NewLoss},
     copy_scan::CopySearch,
     copy_state::{self, CopyState, StateChain},
     decode,
@@ -277,8 +277,25 @@ impl CopyStore {
         if let Err(wait) = self.wait_for_ledger_quota(losses.len()).await {
             return Ok(AppendResult::RateLimited(wait));
         }
-        let make = || self.batch(append, entries, &losses, now_ms);
-        let appended = self.writer.append(&self.streams, make, now_ms).await;
+        let followed = entries.filter(|_| losses.is_empty()).map(<[Entry]>::len);
+        let check = || {
+            let details = append_call::details(
+                append,
+                (self.registered_at_ms, entries.is_none()),
+                (&self.client, self.streams.direction),
+                &losses,
+                now_ms,
+            );
+            self.batch(append, entries, BatchJoin::Check(details))
+        };
+        let make = || match self.chain().begin(append, (self.streams.direction, followed), now_ms) {
+            Some(step) => self.batch(append, entries, BatchJoin::Step(step)),
+            None => check(),
+        };
+        let mut appended = self.writer.append(&self.streams, make, now_ms).await;
+        if appended.as_ref().is_ok_and(append_call::is_unexpected) {
+            appended = self.writer.append(&self.streams, check, now_ms).await;
+        }
         let answer = appended.inspect_err(|_| self.chain().handle_answered())?;
         if let Value::BulkString(id) = answer {
             self.chain().handle_answered();
@@ -292,30 +309,14 @@ impl CopyStore {
         Ok(result)
     }
 
-    fn batch(
-        &self,
-        append: &Append,
-        entries: Option<&[Entry]>,
-        losses: &[NewLoss],
-        now_ms: u64,
-    ) -> AppendBatch {
-        let direction = self.streams.direction;
-        let followed = entries.filter(|_| losses.is_empty()).map(<[Entry]>::len);
-        let is_check = entries.is_none();
+    fn batch(&self, append: &Append, entries: Option<&[Entry]>, join: BatchJoin) -> AppendBatch {
         let entries = entries.unwrap_or_default();
         AppendBatch {
             state: self.state.clone(),
             generation: self.generation.map(|it| it.to_string()).unwrap_or_default(),
             epoch: append.epoch,
             client: self.client.clone(),
-            step: self.chain().begin(append, (direction, followed), now_ms),
-            details: append_call::details(
-                append,
-                (self.registered_at_ms, is_check),
-                (&self.client, direction),
-                losses,
-                now_ms,
-            ),
+            join,
             count: entries.len(),
             entries: append_call::pack(entries),
         }

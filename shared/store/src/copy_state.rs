@@ -1,6 +1,9 @@
 //! The state of a copy, one field of its hash, and how the batches of one session follow each other in it.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt::{self, Write},
+    str::FromStr,
+};
 
 use super::StoreError;
 use crate::decode;
@@ -11,6 +14,9 @@ use spoke_protocol::{
 
 /// The field of the hash.
 pub(super) const FIELD: &str = "in";
+
+/// Room for nearly every state: a digest and a seal of 32 bytes each, and seven numbers.
+const TEXT_BYTES: usize = 160;
 
 /// The state of a copy, as copy_state.lua writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -78,6 +84,13 @@ impl FromStr for CopyState {
 }
 
 impl CopyState {
+    /// Returns the text, without growing it on the way.
+    fn text(&self) -> String {
+        let mut text = String::with_capacity(TEXT_BYTES);
+        write!(text, "{self}").expect("writing to memory does not fail");
+        text
+    }
+
     /// Returns the state after a batch with `entries` entries, if the batch follows this state exactly, so that
     /// append.lua has nothing more to check.
     fn followed_by(
@@ -132,7 +145,7 @@ impl StateChain {
         self.unanswered += 1;
         let (state, expected) = self.next.take()?;
         let state = state.followed_by(append, (direction, entries?), now_ms)?;
-        let new = state.to_string();
+        let new = state.text();
         self.next = Some((state, new.clone()));
         Some(StateStep { expected, new })
     }

@@ -15,7 +15,7 @@ use std::{
 use futures_util::{Sink, SinkExt, sink, stream};
 use spoke_diagnostics::unix_ms;
 use spoke_protocol::{
-    BatchAccount, ClientId, Direction, EntryLimits, Epoch, InstanceId, Seq,
+    BatchAccount, ClientId, Direction, Entry, EntryLimits, Epoch, InstanceId, Seq,
     limits::RECONNECT_WAIT_MIN,
     message::{Frame, Goaway, GoawayReason, ReceiveLimits},
     sync::{
@@ -259,25 +259,55 @@ async fn an_idle_link_learns_of_a_new_entry_by_its_hint_alone() {
     run_until(&device, &hub, added).await;
 }
 
-#[tokio::test]
-async fn a_newer_generation_fences_the_older_session_in_the_script_itself() {
-    let ends = Ends::start().await;
-    let older = ends.hub().await;
-    let newer = ends.hub().await;
-    let entry = |ms| Append {
+fn empty_batch(after: Option<u64>, through: u64) -> Append {
+    Append {
         epoch: Epoch::FIRST,
         known: None,
-        after: None,
-        through: Seq::new(ms, 0),
+        after: after.map(|ms| Seq::new(ms, 0)),
+        through: Seq::new(through, 0),
         entries: vec![],
         refused: vec![],
         digest: None,
         account: BatchAccount::default(),
         seal: None,
-    };
-    assert_eq!(older.copy.append(&entry(5), 0).await.unwrap(), AppendResult::Superseded);
-    let done = newer.copy.append(&entry(5), 0).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_newer_generation_fences_the_older_session_in_the_script_itself() {
+    let ends = Ends::start().await;
+    let older = ends.hub().await;
+    let newer = ends.hub().await;
+    let batch = empty_batch(None, 5);
+    assert_eq!(older.copy.append(&batch, 0).await.unwrap(), AppendResult::Superseded);
+    let done = newer.copy.append(&batch, 0).await.unwrap();
     assert!(matches!(done, AppendResult::Done { cursor: Seq { ms: 5, n: 0 }, .. }));
+}
+
+#[tokio::test]
+async fn a_batch_that_meets_another_state_than_its_session_expects_is_checked() {
+    let ends = Ends::start().await;
+    let hub = ends.hub().await;
+    let append = async |after, through| {
+        let entry = Entry { seq: Seq::new(through, 0), fields: vec![("a".into(), "b".into())] };
+        let batch = Append { entries: vec![entry], ..empty_batch(Some(after), through) };
+        hub.copy.append(&batch, 0).await.unwrap()
+    };
+    let is_done = |result| matches!(result, AppendResult::Done { accepted: 1, .. });
+    let set = async |state: &str| {
+        let command = ["HSET", "spoke-hub:client:dev1:h", "in", state];
+        ends.cloud.command::<()>(&command).await;
+    };
+    assert!(is_done(append(0, 1).await));
+    assert!(is_done(append(1, 2).await));
+    set("1 2-0 2 77 - - ~").await;
+    assert!(is_done(append(2, 3).await), "the same place, written by someone else");
+    assert!(is_done(append(3, 4).await));
+    set("1 3-0 3 77 - - ~").await;
+    assert_eq!(append(4, 5).await, AppendResult::Gap(Seq::new(3, 0)));
+    set("1 9-0 9 77 - - ~").await;
+    assert_eq!(append(5, 6).await, AppendResult::Gap(Seq::new(9, 0)));
+    assert_eq!(ends.cloud.length("spoke-hub:in:x").await, 4);
 }
 
 #[tokio::test]
@@ -285,17 +315,7 @@ async fn a_session_lost_by_a_wiped_redis_gets_a_gap_and_not_superseded() {
     let ends = Ends::start().await;
     let hub = ends.hub().await;
     ends.cloud.flushall().await;
-    let append = Append {
-        epoch: Epoch::FIRST,
-        known: None,
-        after: Some(Seq::new(4, 0)),
-        through: Seq::new(5, 0),
-        entries: vec![],
-        refused: vec![],
-        digest: None,
-        account: BatchAccount::default(),
-        seal: None,
-    };
+    let append = empty_batch(Some(4), 5);
     assert_eq!(hub.copy.append(&append, 0).await.unwrap(), AppendResult::Gap(Seq::ZERO));
 }
 
@@ -342,17 +362,7 @@ async fn an_append_to_a_killed_redis_fails_with_a_transient_error() {
     ends.device.add("spoke-agent:out:x", &numbered(1)).await;
     let cursor = spoke_protocol::message::Cursor::default();
     let started = device.origin.start_sender(&cursor, &StartWith::SAME, unix_ms()).await.unwrap();
-    let append = Append {
-        epoch: started.position.epoch,
-        known: None,
-        after: None,
-        through: Seq::new(1, 0),
-        entries: vec![],
-        refused: vec![],
-        digest: None,
-        account: BatchAccount::default(),
-        seal: None,
-    };
+    let append = Append { epoch: started.position.epoch, ..empty_batch(None, 1) };
     let error = hub.copy.append(&append, 0).await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
     let _ = SessionError::Store(error);

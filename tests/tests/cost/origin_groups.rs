@@ -84,11 +84,11 @@ async fn a_task_at_fault_leaves_the_answers_of_all_others_right() {
     let redis = RedisServer::start().await;
     let mut right = Vec::new();
     for task in TASKS {
-        right.extend(run(&redis, &[task]).await);
+        right.extend(run(&redis, std::slice::from_ref(&task)).await);
     }
     assert!(right[0].contains("int(5)"), "{right:?}");
     for (word, faulty) in AT_FAULT {
-        let alone = run(&redis, &[faulty.clone()]).await.remove(0);
+        let alone = run(&redis, std::slice::from_ref(&faulty)).await.remove(0);
         assert!(alone.contains(word), "{word}: {alone}");
         for place in 0..=TASKS.len() {
             let (mut tasks, mut expected) = (TASKS.to_vec(), right.clone());

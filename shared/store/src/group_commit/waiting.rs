@@ -82,7 +82,10 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::{append_call::CopyStreams, limits::COMMIT_ENTRIES_MAX};
+    use crate::{
+        append_call::{BatchJoin, CopyStreams},
+        limits::COMMIT_ENTRIES_MAX,
+    };
 
     /// A batch of `client` with this many entries; `details` tells the batches of a test apart.
     fn write(client: usize, count: usize, n: u32) -> QueuedWrite {
@@ -96,8 +99,7 @@ mod tests {
             generation: String::new(),
             epoch: Epoch(1),
             client: format!("dev{client}").parse().unwrap(),
-            step: None,
-            details: n.to_be_bytes().to_vec(),
+            join: BatchJoin::Check(n.to_be_bytes().to_vec()),
             entries: Vec::new(),
             count,
         };
@@ -108,8 +110,8 @@ mod tests {
     /// The client and number of each batch, by group.
     fn taken(waiting: &mut WaitingWrites) -> Vec<Vec<(String, u32)>> {
         let number = |batch: &AppendBatch| {
-            let n = u32::from_be_bytes(batch.details.as_slice().try_into().unwrap());
-            (batch.client.to_string(), n)
+            let BatchJoin::Check(n) = &batch.join else { panic!("made above") };
+            (batch.client.to_string(), u32::from_be_bytes(n.as_slice().try_into().unwrap()))
         };
         let groups = waiting.take();
         groups.iter().map(|group| group.each_batch().map(number).collect()).collect()

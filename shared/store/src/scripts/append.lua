@@ -9,7 +9,7 @@
 --       2 epoch, or 0 for that of the copy   3 client
 --       4 the state (copy_state.lua) that the batch follows, or '' if the caller does not know it
 --       5 the state after it
---       6 what is checked if the state is another one, as a list of texts in MessagePack:
+--       6 what is checked if the state is not known, as a list of texts in MessagePack:
 --         1 end of the batch before, or '' to look for no gap   2 new cursor
 --         3 digest of the entry there, or '-'   4 the origin's seal on it, or '-'   5 the origin's tally there
 --         6 and 7 epoch and seq of the cursor that the caller knows
@@ -19,13 +19,14 @@
 --         that follow, field, value, ...
 --       7 all entries as one list in MessagePack, or '' for none: for each its seq, number of elements that follow,
 --         field, value, ...
--- Returns for each batch its answer: the copy's ID of its last entry, or '', if the state was the expected one; else
---       {'done', cursor, accepted, duplicates, copy's ID of the last, state}, {'ready'} after a check only,
---       {'superseded'}, {'stale-epoch', epoch}, {'gap', cursor}, {'epoch-ahead', epoch}, {'seq-ahead'}, or an error
+-- Returns for each batch its answer, or an error. With an expected state: the copy's ID of its last entry, or '', or
+--       {'unexpected'} if the state is another one; without: {'done', cursor, accepted, duplicates, copy's ID of the
+--       last, state}, {'ready'} after a check only, {'superseded'}, {'stale-epoch', epoch}, {'gap', cursor},
+--       {'epoch-ahead', epoch}, {'seq-ahead'}
 --
 -- The caller knows the state from its last batch, so nearly all batches follow the expected one: one comparison then
 -- stands for all checks, which the caller has done. Whoever changes anything that they depend on changes the state or
--- the generation.
+-- the generation. A caller that was wrong sends the batch again, with all that is checked.
 --
 -- A script does not roll back: everything that can fail is checked before the first write of a batch, and a failure of
 -- a later write to a stream is undone. A batch that fails does not touch the others.
@@ -159,16 +160,13 @@ local function check_and_append(state, generation, epoch, client, packed_details
 end
 
 local function append(state, generation, epoch, client, expected, new, details, packed)
-  if expected ~= '' then
-    local known = redis.pcall('HMGET', state, 'in', 'generation')
-    if known['err'] then return known end
-    if known[1] == expected and (known[2] or '') == generation then
-      local accepted, id = add_entries(client, epoch, unpacked(packed), 1)
-      if accepted then redis.call('HSET', state, 'in', new) end
-      return id
-    end
-  end
-  return check_and_append(state, generation, epoch, client, details, packed)
+  if expected == '' then return check_and_append(state, generation, epoch, client, details, packed) end
+  local known = redis.pcall('HMGET', state, 'in', 'generation')
+  if known['err'] then return known end
+  if known[1] ~= expected or (known[2] or '') ~= generation then return { 'unexpected' } end
+  local accepted, id = add_entries(client, epoch, unpacked(packed), 1)
+  if accepted then redis.call('HSET', state, 'in', new) end
+  return id
 end
 
 local answers = {}

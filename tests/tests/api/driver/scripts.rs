@@ -11,10 +11,7 @@ async fn the_script_distinguishes_gap_stale_epoch_and_duplicate_and_changes_noth
         known: None,
         after: after.map(|ms| Seq::new(ms, 0)),
         through: Seq::new(through, 0),
-        entries: vec![spoke_protocol::Entry {
-            seq: Seq::new(through, 0),
-            fields: vec![("a".into(), "b".into())],
-        }],
+        entries: vec![Entry { seq: Seq::new(through, 0), fields: vec![("a".into(), "b".into())] }],
         refused: vec![],
         digest: None,
         account: BatchAccount::default(),
@@ -46,7 +43,7 @@ async fn seqs_beyond_53_bits_are_compared_exactly() {
     let (ms, n) = (1_700_000_000_000, 1_700_000_000_000_000_000);
     let seqs = [Seq::new(ms, n), Seq::new(ms, n + 1), Seq::new(ms, u64::MAX), Seq::new(ms + 1, 0)];
     for seq in seqs {
-        let entry = spoke_protocol::Entry { seq, fields: vec![("a".into(), "b".into())] };
+        let entry = Entry { seq, fields: vec![("a".into(), "b".into())] };
         let append = Append {
             epoch: Epoch::FIRST,
             known: None,
