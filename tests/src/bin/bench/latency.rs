@@ -1,6 +1,7 @@
 //! The latency of one entry at a time, idle and under load, compared with the peers.
 
 mod reader;
+mod sustained;
 
 use std::{
     sync::mpsc::{self, Receiver, RecvTimeoutError},
@@ -13,13 +14,14 @@ use spoke_protocol::Direction;
 use tokio::task::block_in_place;
 
 use self::reader::{MARK, Reader};
+pub(crate) use self::sustained::measure as measure_sustained;
 use crate::{
     Options,
     figure::{Figure, Goal},
     link::{Link, Route, connection},
     load::{Kind, Payloads, entry, feed, packs},
     peers::{mosquitto::Mosquitto, nats::Nats},
-    sampler::sample,
+    sampler::{SampleEnd, sample},
     samples::percentile_ms,
 };
 
@@ -50,7 +52,9 @@ pub(crate) async fn measure(options: &Options) -> Vec<Figure> {
         let rate = drain_rate(&mut link, options.size(200_000, 20_000)).await;
         up.take(sample_link(&link, Direction::Up, count).await);
         down.take(sample_link(&link, Direction::Down, count).await);
-        let (samples, load) = under_load(&link, count / 2, rate * LOAD).await;
+        let (copy, to) = link.copy(Direction::Up);
+        let reader = Reader::new(copy, to).await;
+        let (samples, load) = under_load(&link, reader, SampleEnd::Count(count / 2), rate * LOAD);
         loaded.take(samples);
         loads.push(load);
         shares.push(load / rate);
@@ -116,10 +120,10 @@ async fn drain_rate(link: &mut Link, count: usize) -> f64 {
 async fn sample_link(link: &Link, way: Direction, count: usize) -> Vec<Duration> {
     let (copy, to) = link.copy(way);
     let reader = Reader::new(copy, to).await;
-    block_in_place(|| sample_with(reader, link, way, count))
+    block_in_place(|| sample_with(reader, link, way, SampleEnd::Count(count)))
 }
 
-fn sample_with(mut reader: Reader, link: &Link, way: Direction, count: usize) -> Vec<Duration> {
+fn sample_with(mut reader: Reader, link: &Link, way: Direction, end: SampleEnd) -> Vec<Duration> {
     let (origin, from) = link.origin(way);
     let mut publisher = connection(origin);
     let mut payloads = Payloads::new(Kind::Noise);
@@ -127,16 +131,16 @@ fn sample_with(mut reader: Reader, link: &Link, way: Direction, count: usize) ->
         let marked = entry(&from, &[(MARK, &number.to_string())], &payloads.next());
         marked.exec(&mut publisher).expect("redis takes an entry");
     };
-    sample(count, publish, move || reader.marks())
+    sample(end, publish, move || reader.marks())
 }
 
 /// The same while the link carries this many other entries a second; also returns the actual rate.
-async fn under_load(link: &Link, count: usize, rate: f64) -> (Vec<Duration>, f64) {
+fn under_load(link: &Link, reader: Reader, end: SampleEnd, rate: f64) -> (Vec<Duration>, f64) {
     let (origin, stream) = link.origin(Direction::Up);
     let mut producer = connection(origin);
     let (sampling, until) = mpsc::channel();
     let load = thread::spawn(move || offer(&mut producer, &stream, rate, &until));
-    let samples = sample_link(link, Direction::Up, count).await;
+    let samples = block_in_place(|| sample_with(reader, link, Direction::Up, end));
     drop(sampling);
     (samples, load.join().expect("the load is offered"))
 }

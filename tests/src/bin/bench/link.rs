@@ -50,9 +50,18 @@ pub(crate) struct Drained {
 impl Link {
     /// Starts a cloud and an enrolled device whose agent is stopped.
     pub(crate) async fn start(road: Route, agent: &[(&str, &str)]) -> Self {
+        Self::start_on((start_redis().await, start_redis().await), road, agent).await
+    }
+
+    /// The same on these Redis of cloud and device.
+    pub(crate) async fn start_on(
+        (cloud, device): (RedisServer, RedisServer),
+        road: Route,
+        agent: &[(&str, &str)],
+    ) -> Self {
         let quiet = [("log.level", "info")];
         let settings = Settings { hub: &quiet, auth: &quiet };
-        let cloud = Cloud::start_on(start_redis().await, settings).await;
+        let cloud = Cloud::start_on(cloud, settings).await;
         let hub = match road {
             Route::Direct => url(cloud.hub.address()),
             Route::Counted => url(cloud.hub_proxy.address()),
@@ -60,7 +69,7 @@ impl Link {
         let auth = url(cloud.auth.address());
         let mut all = vec![("auth", &auth[..]), ("hub", &hub), ("log.level", "info")];
         all.extend(agent);
-        let device = Device::without_agent_on(start_redis().await, &cloud, CLIENT, &all).await;
+        let device = Device::without_agent_on(device, &cloud, CLIENT, &all).await;
         let mut link = Self { cloud, device };
         link.connect().await;
         link.disconnect().await;

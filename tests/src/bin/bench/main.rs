@@ -75,6 +75,8 @@ enum Group {
     Drain,
     /// One entry at a time, idle and under load, compared with the peers
     Latency,
+    /// Five minutes at half of the full load
+    Sustained,
     /// Bytes on the wire for an entry and for an idle hour
     Wire,
     /// The agent's size, its memory and its idle CPU time
@@ -176,6 +178,7 @@ async fn measure(group: Group, options: &Options) -> Vec<Figure> {
     match group {
         Group::Drain => drain::measure(options).await,
         Group::Latency => latency::measure(options).await,
+        Group::Sustained => latency::measure_sustained(options).await,
         Group::Wire => wire::measure(options).await,
         Group::Agent => agent::measure(options).await,
         Group::FanIn => fleet::fan_in(options).await,

@@ -13,22 +13,34 @@ use spoke_tests::wait::PATIENCE;
 /// synchronise with anything.
 const PAUSE_MICROS: std::ops::Range<u64> = 1000..4000;
 
-/// The longest time for sampling; a link that falls behind has shown it by then.
+/// The longest time for a number of samples; a link that falls behind has shown it by then.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Returns how long each of `count` messages took, from before `publish` sends it until `receive`, which
+/// When sampling ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SampleEnd {
+    /// After this many samples.
+    Count(usize),
+    /// After this time.
+    Time(Duration),
+}
+
+/// Returns how long each message took, from before `publish` sends it until `receive`, which
 /// waits at the other end in a thread of its own, returns its number.
 ///
 /// # Panics
 /// If one does not arrive.
 pub(crate) fn sample(
-    count: usize,
+    end: SampleEnd,
     mut publish: impl FnMut(u64),
     mut receive: impl FnMut() -> Vec<u64> + Send,
 ) -> Vec<Duration> {
     let mut random = StdRng::seed_from_u64(0x5eed);
-    let last = count as u64 - 1;
-    let deadline = Instant::now() + LIMIT;
+    let (last, limit) = match end {
+        SampleEnd::Count(count) => (count as u64 - 1, LIMIT),
+        SampleEnd::Time(time) => (u64::MAX, time),
+    };
+    let deadline = Instant::now() + limit;
     let samples: Vec<_> = thread::scope(|scope| {
         let (seen, arrivals) = mpsc::channel();
         // A panic drops it too, so that neither thread waits for the other.
@@ -57,7 +69,9 @@ pub(crate) fn sample(
         drop(sampling);
         samples
     });
-    if samples.len() < count {
+    if let SampleEnd::Count(count) = end
+        && samples.len() < count
+    {
         eprintln!("bench: {} samples instead of {count} within {LIMIT:?}", samples.len());
     }
     samples
@@ -75,7 +89,8 @@ mod tests {
             thread::sleep(slow);
             line.send(number).unwrap();
         };
-        let samples = sample(3, publish, move || far_end.recv().into_iter().collect());
+        let samples =
+            sample(SampleEnd::Count(3), publish, move || far_end.recv().into_iter().collect());
         assert_eq!(samples.len(), 3);
         assert!(samples.iter().all(|sample| *sample >= slow), "{samples:?}");
     }

@@ -20,13 +20,23 @@ const AT_MOST: usize = 10_000;
 /// The answer to the PING after each XREAD, which marks the end of the reply.
 const END: &[u8] = b"+PONG\r\n";
 
+/// The consumer group of a reader that has one.
+pub(super) const GROUP: &str = "bench";
+
 /// Reads a stream from its current position.
 pub(super) struct Reader {
     stream: TcpStream,
     key: &'static str,
-    /// The ID after which it reads.
-    after: String,
+    place: Place,
     reply: Vec<u8>,
+}
+
+/// Where a reader is in its stream.
+enum Place {
+    /// After this ID.
+    Id(String),
+    /// Where its consumer group is. What it was given counts as read.
+    Group,
 }
 
 impl Reader {
@@ -38,14 +48,25 @@ impl Reader {
         let newest: Vec<(String, Vec<String>)> =
             redis.command(&["XREVRANGE", key, "+", "-", "COUNT", "1"]).await;
         let after = newest.into_iter().next().map_or("0-0".to_owned(), |(id, _)| id);
-        Self { stream, key, after, reply: Vec::new() }
+        Self { stream, key, place: Place::Id(after), reply: Vec::new() }
+    }
+
+    /// Begins after the newest entry, with a consumer group of its own.
+    pub(super) async fn in_group(redis: &RedisServer, key: &'static str) -> Self {
+        redis.command::<()>(&["XGROUP", "CREATE", key, GROUP, "$", "MKSTREAM"]).await;
+        Self { place: Place::Group, ..Self::new(redis, key).await }
     }
 
     /// Waits for entries and returns their marks.
     pub(super) fn marks(&mut self) -> Vec<u64> {
-        let Self { key, after, .. } = self;
-        let (block, count) = (BLOCK.as_millis(), AT_MOST);
-        let xread = format!("XREAD BLOCK {block} COUNT {count} STREAMS {key} {after}\r\nPING\r\n");
+        let (key, block, count) = (self.key, BLOCK.as_millis(), AT_MOST);
+        let read = format!("BLOCK {block} COUNT {count}");
+        let xread = match &self.place {
+            Place::Id(after) => format!("XREAD {read} STREAMS {key} {after}\r\nPING\r\n"),
+            Place::Group => {
+                format!("XREADGROUP GROUP {GROUP} {GROUP} {read} NOACK STREAMS {key} >\r\nPING\r\n")
+            }
+        };
         self.stream.write_all(xread.as_bytes()).expect("a request can be sent to redis");
         self.reply.clear();
         let mut part = [0; 64 * 1024];
@@ -55,7 +76,10 @@ impl Reader {
             self.reply.extend_from_slice(&part[..length]);
         }
         let (last, marks) = parse(&self.reply);
-        self.after = last.unwrap_or_else(|| panic!("nothing came to {key} within {BLOCK:?}"));
+        let last = last.unwrap_or_else(|| panic!("nothing came to {key} within {BLOCK:?}"));
+        if let Place::Id(after) = &mut self.place {
+            *after = last;
+        }
         marks
     }
 }

@@ -19,7 +19,7 @@ use self::client::{Client, Quality, publish};
 use super::{number, wait_for_port};
 use crate::{
     load::{Kind, Payloads, TOPIC},
-    sampler::sample,
+    sampler::{SampleEnd, sample},
 };
 
 /// The most unacknowledged messages while the queue is filled, and of the bridge.
@@ -87,7 +87,7 @@ impl Mosquitto {
                 publisher.send(&message).expect(CAN);
                 publisher.acknowledgement().expect(CAN);
             };
-            sample(count, publish, receive)
+            sample(SampleEnd::Count(count), publish, receive)
         })
     }
 

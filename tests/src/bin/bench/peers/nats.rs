@@ -23,7 +23,7 @@ use self::client::{Client, publication};
 use super::{LIMIT, LOOK, number, wait_for_port};
 use crate::{
     load::{Kind, Payloads, TOPIC},
-    sampler::sample,
+    sampler::{SampleEnd, sample},
 };
 
 /// The most unacknowledged messages while the leaf's stream is filled.
@@ -95,7 +95,7 @@ impl Nats {
                 let text = format!("{number} {}", payloads.next());
                 self.leaf.send(&publication(TOPIC.1, &text)).expect(CAN);
             };
-            sample(count, publish, receive)
+            sample(SampleEnd::Count(count), publish, receive)
         })
     }
 
