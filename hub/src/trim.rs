@@ -37,16 +37,16 @@ async fn trim_what_is_read(hub: &HubState, is_held: &mut bool) -> bool {
     let max_len = hub.config.in_max_len;
     let trimmed = trim_read(&hub.redis, &hub.keys, max_len, min_age(hub)).await;
     let Ok(trimmed) = hub.store_result(trimmed) else { return false };
-    let has_more = trimmed.is_full();
+    let has_more = trimmed.has_more();
     let is_long = !has_more && is_too_long(&trimmed, max_len);
     let TrimmedRead { left, slowest_group, .. } = trimmed;
     if is_long && !*is_held {
         let group = slowest_group.unwrap_or_else(|| "none".to_owned());
         let help = "read the stream with consumer groups and XACK, delete unused groups (XGROUP \
                     DESTROY), or set in_trim = \"all\"";
-        warn!(%group, length = left, max_len, help, "unread entries keep the in stream long");
+        warn!(%group, length = left, max_len, help, "in stream exceeds in_max_len: unread entries are kept");
     } else if *is_held && !is_long && !has_more {
-        info!(length = left, max_len, "in stream is trimmed again");
+        info!(length = left, max_len, "in stream is within in_max_len again");
     }
     *is_held = is_long || (*is_held && has_more);
     has_more
@@ -67,7 +67,7 @@ async fn trim_all(hub: &HubState, unread: &mut UnreadTrims) -> bool {
                     in_trim = \"read\"";
         warn!(count, max_len, help, "unread entries trimmed from the in stream");
     }
-    trimmed.is_full()
+    trimmed.has_more()
 }
 
 fn min_age(hub: &HubState) -> Duration {

@@ -26,9 +26,9 @@ pub struct Trimmed {
 }
 
 impl Trimmed {
-    /// Returns whether the limit of one call was reached, so that there may be more.
-    pub fn is_full(&self) -> bool {
-        self.entries >= TRIM_ENTRIES_MAX / 2
+    /// Returns whether there may be more to remove.
+    pub fn has_more(&self) -> bool {
+        has_more(self.entries)
     }
 }
 
@@ -64,9 +64,9 @@ pub struct TrimmedRead {
 }
 
 impl TrimmedRead {
-    /// Returns whether the limit of one call was reached, so that there may be more.
-    pub fn is_full(&self) -> bool {
-        self.entries >= TRIM_ENTRIES_MAX / 2
+    /// Returns whether there may be more to remove.
+    pub fn has_more(&self) -> bool {
+        has_more(self.entries)
     }
 }
 
@@ -111,6 +111,11 @@ pub async fn trim_read(
     trimmed.left -= trimmed.entries;
     trimmed.slowest_group = Some(group);
     Ok(trimmed)
+}
+
+/// Returns whether the limit of one call was reached; an approximate one may be missed by a little.
+fn has_more(removed: u64) -> bool {
+    removed >= TRIM_ENTRIES_MAX / 2
 }
 
 /// The position of a consumer group.
