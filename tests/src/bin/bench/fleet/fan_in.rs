@@ -5,6 +5,7 @@
 //! afterwards. Rejected: the agent's sessions with a Redis for all devices, which took most of the
 //! machine for themselves.
 
+mod backlog;
 mod connection;
 mod curves;
 mod load_process;
@@ -78,6 +79,7 @@ pub(super) async fn measure(options: &Options) -> Vec<Figure> {
             figures.push(of_nats(rate, pair));
         }
     }
+    figures.extend(backlog::measure(options, curves.runs(&System::Spoke, points[0])).await);
     for system in &systems {
         measure_curves(options, system, &mut curves).await;
     }
@@ -114,6 +116,7 @@ async fn run(options: &Options, system: &System, point: Point) -> Run {
         port,
         seed: servers.seed(),
         clients: point.clients,
+        first_client: 0,
         per_second: point.per_second,
         warm_up_ms: options.size(1000, 500) as u64,
         measured_ms: options.size(5000, 2000) as u64,

@@ -35,6 +35,7 @@ impl LoadProcess {
             ("--port", u64::from(load.port)),
             ("--seed", load.seed),
             ("--clients", load.clients as u64),
+            ("--first-client", load.first_client as u64),
             ("--per-second", load.per_second),
             ("--warm-up-ms", load.warm_up_ms),
             ("--measured-ms", load.measured_ms),

@@ -59,6 +59,9 @@ pub(crate) struct Load {
     /// The number of clients
     #[arg(long)]
     pub(super) clients: usize,
+    /// The number of the first one
+    #[arg(long)]
+    pub(super) first_client: usize,
     /// Entries a second of all clients together
     #[arg(long)]
     pub(super) per_second: u64,
@@ -151,7 +154,7 @@ impl Samples {
 fn run<P: Publisher>(load: &Load) -> io::Result<LoadResult> {
     let target = Target { port: load.port, seed: load.seed };
     let mut subscriber = P::subscribe(target)?;
-    let mut connections = connect_all::<P>(target, load.clients)?;
+    let mut connections = connect_all::<P>(target, load)?;
     let mut poller = Poller::new(TICK)?;
     for (n, connection) in connections.iter().enumerate() {
         poller.add(connection.stream(), n)?;
@@ -182,8 +185,9 @@ fn samples(load: &Load) -> Samples {
 }
 
 /// Opens all connections, several at a time.
-fn connect_all<P: Publisher>(target: Target, clients: usize) -> io::Result<Vec<Connection<P>>> {
-    let numbers: Vec<usize> = (0..clients).collect();
+fn connect_all<P: Publisher>(target: Target, load: &Load) -> io::Result<Vec<Connection<P>>> {
+    let clients = load.clients;
+    let numbers: Vec<usize> = (load.first_client..).take(clients).collect();
     thread::scope(|scope| {
         let connect = |part: &[usize]| -> io::Result<Vec<Connection<P>>> {
             part.iter().map(|n| Connection::new(P::connect(target, *n)?)).collect()
@@ -247,7 +251,7 @@ fn drive<P: Publisher>(
             let mut acknowledged = |number| samples.handle_acknowledged(number);
             match connection.read(&mut scratch, &mut acknowledged) {
                 Err(error) if error.kind() == SESSION_ENDED => {
-                    connection.reconnect((target, n), &mut acknowledged)?;
+                    connection.reconnect((target, load.first_client + n), &mut acknowledged)?;
                     ended.push(n);
                 }
                 other => other?,

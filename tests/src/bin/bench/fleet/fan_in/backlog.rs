@@ -1,0 +1,65 @@
+//! A client with a large backlog beside many that publish a little.
+
+use super::{
+    CLIENTS, Options, RATES, Run,
+    load_process::LoadProcess,
+    loader::{Load, LoadResult},
+    servers::System,
+};
+use crate::figure::{Figure, Goal};
+
+/// Entries of the backlog, more than are carried while the others are measured.
+const BACKLOG: u64 = 1_000_000;
+/// How much it may delay the others.
+const TIMES: f64 = 2.0;
+
+/// The p99 of all other clients, beside that of `alone`, run by run.
+pub(super) async fn measure(options: &Options, alone: &[Run]) -> Vec<Figure> {
+    let name = |what: &str| {
+        format!("fan-in, {} × {}/s beside a backlog of a million: {what}", CLIENTS - 1, RATES[0])
+    };
+    let mut p99 = Vec::new();
+    for _ in alone {
+        p99.push(beside_backlog(options).await.p99_ms);
+    }
+    let times = p99.iter().zip(alone).map(|(beside, alone)| beside / alone.p99_ms).collect();
+    vec![
+        Figure::new(name("p99"), "ms", p99),
+        Figure::new(name("p99, of that without"), "", times).goal(Goal::AtMost(TIMES)),
+    ]
+}
+
+async fn beside_backlog(options: &Options) -> LoadResult {
+    let servers = System::Spoke.start(CLIENTS).await;
+    let (protocol, port) = servers.address();
+    let clients = CLIENTS - 1;
+    let others = Load {
+        protocol,
+        port,
+        seed: servers.seed(),
+        clients,
+        first_client: 0,
+        per_second: clients as u64 * RATES[0],
+        warm_up_ms: options.size(1000, 500) as u64,
+        measured_ms: options.size(5000, 2000) as u64,
+    };
+    // All entries of the last client are due at once.
+    let backlog = Load {
+        clients: 1,
+        first_client: clients,
+        per_second: 1000 * BACKLOG,
+        warm_up_ms: 0,
+        measured_ms: 1,
+        ..others.clone()
+    };
+    let mut others = LoadProcess::start(&others).await;
+    let mut backlog = LoadProcess::start(&backlog).await;
+    backlog.begin().await;
+    others.begin().await;
+    let before = servers.length().await;
+    let result = others.result().await;
+    let carried = servers.length().await - before;
+    let own = result.measured as usize;
+    assert!(carried > 2 * own, "the backlog ended early: {carried} entries, {own} of the others");
+    result
+}
