@@ -14,6 +14,9 @@ pub const PATHS_MAX: usize = CONNECTIONS_MAX;
 /// A socket that carried a larger message frees its buffers as soon as they are empty: ten thousand
 /// busy agents keep at most 40 MiB each way, and a single entry is usually smaller.
 pub const SOCKET_BYTES_KEPT: usize = 4 * 1024;
+/// Bytes that a socket reads at a time. What the library's smaller buffer does not take is kept until
+/// it is read: one system call for 4 KiB of a large message, and nothing while a socket is idle.
+pub const SOCKET_READ_BYTES: usize = 4 * 1024;
 /// Bytes of a frame before the handshake: HELLO has at most about 700.
 pub const HELLO_BYTES_MAX: usize = 4 * 1024;
 

@@ -253,7 +253,7 @@ impl CopyStore {
                 };
                 let search = self.search(append.epoch, cursor_epoch, lowest);
                 let (index, at, reached) = (search.run().await?, Instant::now(), Seq::ZERO);
-                none.insert(SearchFound { searched_for, lowest, at, reached, index })
+                none.insert(Box::new(SearchFound { searched_for, lowest, at, reached, index }))
             }
         };
         Ok(Ok(found.index.deduplicate(append.entries.clone())))

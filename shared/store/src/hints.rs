@@ -36,7 +36,7 @@ use spoke_protocol::{RetryDelay, Seq};
 /// The tasks that wait for changes of keys. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Hints {
-    waiting: Arc<Mutex<HashMap<String, Vec<Arc<HintWaiter>>>>>,
+    waiting: Arc<Mutex<HashMap<Arc<str>, Vec<Arc<HintWaiter>>>>>,
     followers: Arc<Mutex<Vec<PrefixFollower>>>,
 }
 
@@ -70,7 +70,7 @@ pub enum KeyChange {
 /// Waits for changes of one key, until it is dropped.
 pub struct KeyWatch {
     hints: Hints,
-    key: String,
+    key: Arc<str>,
     waiter: Arc<HintWaiter>,
 }
 
@@ -81,20 +81,24 @@ impl Hints {
     }
 
     /// Watches the stream `key` for entries. The first [`KeyWatch::changed`] resolves at once, for earlier entries.
-    pub fn watch_stream(&self, key: &str) -> KeyWatch {
-        self.watch(key, AwaitedNews::Entries(Seq::ZERO))
+    pub fn watch_stream(&self, key: impl Into<Arc<str>>) -> KeyWatch {
+        self.watch(key.into(), AwaitedNews::Entries(Seq::ZERO))
     }
 
     /// Watches `key` for a change or its end. The first [`KeyWatch::changed`] resolves at once, for earlier changes.
-    pub fn watch_key(&self, key: &str) -> KeyWatch {
-        self.watch(key, AwaitedNews::End)
+    pub fn watch_key(&self, key: impl Into<Arc<str>>) -> KeyWatch {
+        self.watch(key.into(), AwaitedNews::End)
     }
 
-    fn watch(&self, key: &str, awaits: AwaitedNews) -> KeyWatch {
+    fn watch(&self, key: Arc<str>, awaits: AwaitedNews) -> KeyWatch {
         let waiter = Arc::new(HintWaiter { notify: Notify::new(), awaits: Mutex::new(awaits) });
         waiter.notify.notify_one();
-        lock(&self.waiting).entry(key.to_owned()).or_default().push(waiter.clone());
-        KeyWatch { hints: self.clone(), key: key.to_owned(), waiter }
+        let mut waiting = lock(&self.waiting);
+        // Nearly every key has one task.
+        let waiters = waiting.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
+        waiters.push(waiter.clone());
+        drop(waiting);
+        KeyWatch { hints: self.clone(), key, waiter }
     }
 
     /// Returns a channel of the changed keys with `prefix`. Changes beyond its `capacity` are dropped. The sweep does not
