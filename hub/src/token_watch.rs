@@ -32,15 +32,11 @@ impl TokenKey {
 /// stores the new key, so the agent does not have to tell the hub behind an entry in transit. While
 /// auth's Redis does not answer, no session is closed.
 pub(crate) async fn token_ended(hub: &HubState, caller: &Caller, key: &TokenKey) -> Goaway {
-    let mut session = hub.hints.watch_key(key.get());
-    let client = hub.hints.watch_key(client_key(&hub.config.auth_key_prefix, &caller.client));
-    // Both resolve at once for changes before the subscription; one query covers them.
-    session.changed().await;
+    let client = Arc::from(client_key(&hub.config.auth_key_prefix, &caller.client));
+    let mut keys = hub.hints.watch_keys([key.get(), Arc::clone(&client)]);
     loop {
-        tokio::select! {
-            () = client.changed() => {}
-            () = session.changed() => {}
-        }
+        // Resolves at once for changes before the subscription.
+        keys.changed().await;
         // Boxed, since every idle connection would reserve its memory.
         match Box::pin(hub.sessions.find_client_by_key(&key.get())).await {
             Ok(Some(found)) if found.client == caller.client => {
@@ -51,7 +47,7 @@ pub(crate) async fn token_ended(hub: &HubState, caller: &Caller, key: &TokenKey)
                 }
                 if let Some(next) = found.next {
                     let next = Arc::from(next);
-                    session = hub.hints.watch_key(Arc::clone(&next));
+                    keys = hub.hints.watch_keys([Arc::clone(&next), Arc::clone(&client)]);
                     key.set(next);
                 }
             }

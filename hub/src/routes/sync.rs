@@ -60,11 +60,12 @@ async fn sync(
     // From here on the limits of the session apply.
     let (vouched, caller) = (connection.mark_authenticated(), caller.without_permits());
     let shutdown = hub.shutdown.clone();
-    let context = Box::new(SessionContext { hub, caller, peer, last_activity, guard, stopped });
+    let _connection = (connection, vouched);
+    let context = SessionContext { hub, caller, peer, last_activity, guard, stopped, _connection };
+    let context = Box::new(context);
     let (response, upgraded) = upgrade.accept(protocol);
     // Spawned before the answer, so that shutdown waits for the session's GOAWAY.
     shutdown.spawn_one("session", peer, async move {
-        let _kept = (connection, vouched);
         // The client may have disconnected in the meantime.
         let Ok(socket) = upgraded.await else { return };
         serve(protocol, context, socket).await;

@@ -24,7 +24,10 @@ use spoke_store::{
 use tracing::{Instrument, Span, debug, info, warn};
 
 use super::{
-    admission::BatchAdmission, context::SessionContext, frame_sink::FrameSink, frames::FrameStream,
+    admission::{BatchAdmission, PendingCharges},
+    context::SessionContext,
+    frame_sink::FrameSink,
+    frames::FrameStream,
     socket::ServerSocket,
 };
 use crate::{
@@ -191,8 +194,9 @@ impl AgentSession {
         let mut observer = Box::new(traffic.observe(&self.origin, &self.cursor));
         // An idle session does not need what the handshake found.
         drop(self);
-        let (admission, refused) = BatchAdmission::new(hub.clone(), context.caller.rated());
-        let charges = admission.charges();
+        let charges = PendingCharges::default();
+        let (admission, refused) =
+            BatchAdmission::new(hub.clone(), context.caller.rated(), charges.clone());
         frames.set_admission(admission);
         let mut report = |shown: SessionEvent<'_>| {
             match shown {

@@ -67,10 +67,10 @@ pub enum KeyChange {
     Any,
 }
 
-/// Waits for changes of one key, until it is dropped.
-pub struct KeyWatch {
+/// Waits for changes of one key, or of any of some keys, until it is dropped.
+pub struct KeyWatch<const KEYS: usize = 1> {
     hints: Hints,
-    key: Arc<str>,
+    keys: [Arc<str>; KEYS],
     waiter: Arc<HintWaiter>,
 }
 
@@ -82,23 +82,30 @@ impl Hints {
 
     /// Watches the stream `key` for entries. The first [`KeyWatch::changed`] resolves at once, for earlier entries.
     pub fn watch_stream(&self, key: impl Into<Arc<str>>) -> KeyWatch {
-        self.watch(key.into(), AwaitedNews::Entries(Seq::ZERO))
+        self.watch([key.into()], AwaitedNews::Entries(Seq::ZERO))
     }
 
-    /// Watches `key` for a change or its end. The first [`KeyWatch::changed`] resolves at once, for earlier changes.
-    pub fn watch_key(&self, key: impl Into<Arc<str>>) -> KeyWatch {
-        self.watch(key.into(), AwaitedNews::End)
+    /// Watches `keys` for a change or the end of one of them. The first [`KeyWatch::changed`] resolves at once, for
+    /// earlier changes.
+    pub fn watch_keys<const KEYS: usize>(&self, keys: [Arc<str>; KEYS]) -> KeyWatch<KEYS> {
+        self.watch(keys, AwaitedNews::End)
     }
 
-    fn watch(&self, key: Arc<str>, awaits: AwaitedNews) -> KeyWatch {
+    fn watch<const KEYS: usize>(
+        &self,
+        keys: [Arc<str>; KEYS],
+        awaits: AwaitedNews,
+    ) -> KeyWatch<KEYS> {
         let waiter = Arc::new(HintWaiter { notify: Notify::new(), awaits: Mutex::new(awaits) });
         waiter.notify.notify_one();
         let mut waiting = lock(&self.waiting);
-        // Nearly every key has one task.
-        let waiters = waiting.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
-        waiters.push(waiter.clone());
+        for key in &keys {
+            // Nearly every key has one task.
+            let waiters = waiting.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
+            waiters.push(waiter.clone());
+        }
         drop(waiting);
-        KeyWatch { hints: self.clone(), key, waiter }
+        KeyWatch { hints: self.clone(), keys, waiter }
     }
 
     /// Returns a channel of the changed keys with `prefix`. Changes beyond its `capacity` are dropped. The sweep does not
@@ -288,8 +295,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl KeyWatch {
-    /// Resolves once the key may have changed. Several hints count as one. Cancel safe.
+impl<const KEYS: usize> KeyWatch<KEYS> {
+    /// Resolves once a key may have changed. Several hints count as one. Cancel safe.
     pub async fn changed(&self) {
         self.waiter.notify.notified().await;
     }
@@ -300,13 +307,15 @@ impl KeyWatch {
     }
 }
 
-impl Drop for KeyWatch {
+impl<const KEYS: usize> Drop for KeyWatch<KEYS> {
     fn drop(&mut self) {
         let mut waiting = lock(&self.hints.waiting);
-        if let Some(watchers) = waiting.get_mut(&self.key) {
-            watchers.retain(|other| !Arc::ptr_eq(other, &self.waiter));
-            if watchers.is_empty() {
-                waiting.remove(&self.key);
+        for key in &self.keys {
+            if let Some(watchers) = waiting.get_mut(key) {
+                watchers.retain(|other| !Arc::ptr_eq(other, &self.waiter));
+                if watchers.is_empty() {
+                    waiting.remove(key);
+                }
             }
         }
     }
