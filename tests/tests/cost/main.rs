@@ -4,5 +4,6 @@ mod append_batch;
 mod append_groups;
 mod fair_groups;
 mod fuzz;
+mod idle_memory;
 mod memory_limit;
 mod scripts;

@@ -82,7 +82,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::{append_call::CopyStreams, limits::COMMIT_ENTRIES_MAX};
+    use crate::{keys::CopyStreams, limits::COMMIT_ENTRIES_MAX};
 
     /// A batch of `client` with this many entries; `details` tells the batches of a test apart.
     fn write(client: usize, count: usize, n: u32) -> QueuedWrite {
