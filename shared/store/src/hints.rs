@@ -36,9 +36,11 @@ use spoke_protocol::{RetryDelay, Seq};
 /// The tasks that wait for changes of keys. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Hints {
-    waiting: Arc<Mutex<HashMap<Arc<str>, Vec<Arc<HintWaiter>>>>>,
+    waiting: Arc<Mutex<WaitersByKey>>,
     followers: Arc<Mutex<Vec<PrefixFollower>>>,
 }
+
+type WaitersByKey = HashMap<Arc<str>, Vec<Arc<HintWaiter>>>;
 
 struct HintWaiter {
     notify: Notify,
