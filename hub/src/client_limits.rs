@@ -30,11 +30,12 @@ pub(crate) struct ClientLimits(Arc<Mutex<HashMap<ClientId, ClientUsage>>>);
 
 struct ClientUsage {
     open_requests: usize,
-    /// One read at a time: other clients wait for as long as one client's read takes.
-    read_permits: Arc<Semaphore>,
+    /// One read at a time: other clients wait for as long as one client's read takes. `None` until
+    /// a request needs one: a session of a WebSocket never does.
+    read_permits: Option<Arc<Semaphore>>,
     /// Parse and append: as many at a time as one session has, so that a client with many parallel
-    /// requests gets no larger part of Redis and of the cores.
-    write_permits: Arc<Semaphore>,
+    /// requests gets no larger part of Redis and of the cores. `None` until a request needs one.
+    write_permits: Option<Arc<Semaphore>>,
     /// Tasks that hold a permit or wait for one.
     permit_holders: usize,
     /// Started sessions.
@@ -131,18 +132,20 @@ impl ClientLimits {
     /// Waits for the client's read permit, up to [`REDIS_REPLY_TIMEOUT`]: a slow socket may hold
     /// the permit without using it. Cancel safe.
     pub(crate) async fn read_permit(&self, client: &ClientId) -> ClientPermit {
-        self.wait_for(client, |usage| &usage.read_permits).await
+        let made = || Arc::new(Semaphore::new(1));
+        self.wait_for(client, |usage| usage.read_permits.get_or_insert_with(made)).await
     }
 
     /// Waits for one of the client's permits to parse and append a body.
     pub(crate) async fn write_permit(&self, client: &ClientId) -> ClientPermit {
-        self.wait_for(client, |usage| &usage.write_permits).await
+        let made = || Arc::new(Semaphore::new(APPENDS_MAX));
+        self.wait_for(client, |usage| usage.write_permits.get_or_insert_with(made)).await
     }
 
     async fn wait_for(
         &self,
         client: &ClientId,
-        permits: impl FnOnce(&ClientUsage) -> &Arc<Semaphore>,
+        permits: impl FnOnce(&mut ClientUsage) -> &mut Arc<Semaphore>,
     ) -> ClientPermit {
         let (permits, holder) = self.queue(client, permits);
         let permit = tokio::time::timeout(REDIS_REPLY_TIMEOUT, permits.acquire_owned()).await;
@@ -152,7 +155,7 @@ impl ClientLimits {
     fn queue(
         &self,
         client: &ClientId,
-        permits: impl FnOnce(&ClientUsage) -> &Arc<Semaphore>,
+        permits: impl FnOnce(&mut ClientUsage) -> &mut Arc<Semaphore>,
     ) -> (Arc<Semaphore>, PermitHolder) {
         let mut limits = self.lock();
         let usage =
@@ -211,8 +214,8 @@ impl ClientUsage {
     fn new(now: Instant) -> Self {
         Self {
             open_requests: 0,
-            read_permits: Arc::new(Semaphore::new(1)),
-            write_permits: Arc::new(Semaphore::new(APPENDS_MAX)),
+            read_permits: None,
+            write_permits: None,
             permit_holders: 0,
             sessions: Allowance::new(now),
         }

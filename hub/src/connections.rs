@@ -154,7 +154,9 @@ impl ConnectionRegistry {
     ) -> Result<(ConnectionGuard, oneshot::Receiver<Goaway>), ApiError> {
         let mut connections = lock(&self.connections);
         let id = connections.next;
-        let own = connections.clients.entry(client.clone()).or_default();
+        // Most clients have one connection.
+        let own = connections.clients.entry(client.clone());
+        let own = own.or_insert_with(|| Vec::with_capacity(1));
         if own.len() >= self.per_client.load(Ordering::Relaxed) {
             let message = "this client has too many open connections";
             let status = StatusCode::TOO_MANY_REQUESTS;

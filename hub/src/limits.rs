@@ -14,6 +14,9 @@ pub const PATHS_MAX: usize = CONNECTIONS_MAX;
 /// A socket that carried a larger message frees its buffers as soon as they are empty: ten thousand
 /// busy agents keep at most 40 MiB each way, and a single entry is usually smaller.
 pub const SOCKET_BYTES_KEPT: usize = 4 * 1024;
+/// Bytes that a socket reads at a time. What the library's smaller buffer does not take is kept until
+/// it is read: one system call for 4 KiB of a large message, and nothing while a socket is idle.
+pub const SOCKET_READ_BYTES: usize = 4 * 1024;
 /// Bytes of a frame before the handshake: HELLO has at most about 700.
 pub const HELLO_BYTES_MAX: usize = 4 * 1024;
 
@@ -51,7 +54,7 @@ pub const SESSION_EARNED: Duration = Duration::from_secs(1);
 
 /// MiB that requests, frames and answers of a hub may take together. A batch of 512 KiB takes three
 /// times that while it is processed, so 170 of them fit; the rest of a hub with ten thousand idle
-/// agents takes about 200 MiB.
+/// agents takes about 100 MiB, with TLS 170.
 pub const BUDGET_MIB: usize = 256;
 /// Minimum of that setting: half of it is what the largest body can become in memory.
 pub const BUDGET_MIB_MIN: usize = 64;

@@ -6,6 +6,8 @@ pub(crate) mod agent;
 mod charged_stream;
 mod close;
 pub(crate) mod context;
+mod frame_sink;
 mod frames;
 pub(crate) mod json;
+mod read_ahead;
 pub(crate) mod socket;

@@ -27,7 +27,7 @@ pub(super) async fn run(config: &HubConfig, args: &TailArgs) -> anyhow::Result<(
     let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
     let shutdown = Shutdown::on_signals()?;
     let hints = Hints::new();
-    let news = hints.watch_stream(&keys.inbound());
+    let news = hints.watch_stream(keys.inbound());
     let listening = hints.listen_forever(redis.clone(), vec![keys.inbound()], shutdown.token());
     shutdown.spawn("hints", listening);
     let mut after = if args.all { Seq::ZERO } else { fleet::newest(&redis, &keys).await? };

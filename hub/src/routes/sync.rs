@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axum::{Extension, Router, extract::State, response::Response, routing::get};
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
 use spoke_protocol::wire::frame::SUBPROTOCOL;
 use spoke_service::{
@@ -15,7 +16,12 @@ use spoke_service::{
 use crate::{
     authenticate::{Caller, unauthorized},
     state::HubState,
-    websocket::{agent, context::SessionContext, json, socket::WebSocketUpgrade},
+    websocket::{
+        agent,
+        context::SessionContext,
+        json,
+        socket::{ServerSocket, WebSocketUpgrade},
+    },
 };
 
 pub(super) fn router() -> Router<Arc<HubState>> {
@@ -54,21 +60,31 @@ async fn sync(
     // From here on the limits of the session apply.
     let (vouched, caller) = (connection.mark_authenticated(), caller.without_permits());
     let shutdown = hub.shutdown.clone();
-    let context = SessionContext { hub, caller, peer, last_activity, guard, stopped };
+    let _connection = (connection, vouched);
+    let context = SessionContext { hub, caller, peer, last_activity, guard, stopped, _connection };
+    let context = Box::new(context);
     let (response, upgraded) = upgrade.accept(protocol);
     // Spawned before the answer, so that shutdown waits for the session's GOAWAY.
     shutdown.spawn_one("session", peer, async move {
-        let _kept = (connection, vouched);
         // The client may have disconnected in the meantime.
-        let Ok(mut socket) = upgraded.await else { return };
-        socket.charge_to(&context.hub.budget, &context.caller.client);
-        if protocol == SUBPROTOCOL {
-            Box::pin(agent::serve(context, socket)).await;
-        } else {
-            Box::pin(json::serve(context, socket)).await;
-        }
+        let Ok(socket) = upgraded.await else { return };
+        serve(protocol, context, socket).await;
     });
     Ok(response)
+}
+
+/// Serves a client until its connection ends. Not an async function, which would keep room for the
+/// socket and the session side by side.
+fn serve(
+    protocol: &'static str,
+    context: Box<SessionContext>,
+    mut socket: ServerSocket,
+) -> BoxFuture<'static, ()> {
+    socket.charge_to(&context.hub.budget, &context.caller.client);
+    match protocol {
+        SUBPROTOCOL => Box::pin(agent::serve(context, socket)),
+        _ => Box::pin(json::serve(context, socket)),
+    }
 }
 
 fn offered(headers: &HeaderMap) -> Vec<&str> {

@@ -54,20 +54,16 @@ pub(crate) enum Admitted<T, L> {
 }
 
 impl BatchAdmission {
-    /// Creates the admission of one session. The receiver resolves if the budget has no room for a
-    /// frame.
+    /// Creates the admission of one session, which holds its charges in `charges`. The receiver
+    /// resolves if the budget has no room for a frame.
     pub(crate) fn new(
         hub: Arc<HubState>,
         client: RatedClient,
+        charges: PendingCharges,
     ) -> (Self, oneshot::Receiver<Goaway>) {
         let (refused, refusal) = oneshot::channel();
         let refused = Mutex::new(Some(refused));
-        (Self { hub, client, charges: PendingCharges::default(), refused }, refusal)
-    }
-
-    /// Returns the held charges.
-    pub(crate) fn charges(&self) -> PendingCharges {
-        self.charges.clone()
+        (Self { hub, client, charges, refused }, refusal)
     }
 
     /// Charges all that these bytes can decode to. Returns a future if that has to wait.

@@ -1,31 +1,33 @@
 //! The `spoke.v1` WebSocket of one agent, from handshake to close.
 
-use std::{pin::Pin, time::Instant};
+use std::time::Instant;
 
-use futures_util::{
-    SinkExt, StreamExt,
-    stream::{SplitSink, iter},
-};
+use futures_util::{SinkExt, StreamExt};
 use spoke_diagnostics::{error_chain, unix_ms};
 use spoke_protocol::{
-    Direction, EntryLimits, EntryRate, PartnerId,
+    ClientId, Direction, EntryLimits, EntryRate, PartnerId,
     limits::HEARTBEAT,
     message::{
         Cursor, Features, Frame, Goaway, GoawayReason, Hello, MAJOR, MINOR, OriginState,
         ReceiveLimits, Welcome,
     },
-    sync::{Heartbeat, LinkPath, Receiver, Sender, SenderStart, Session, SessionEnd, TrimMode},
+    sync::{
+        Heartbeat, LinkPath, Receiver, Sender, SenderStart, Session, SessionEnd, StuckEntry,
+        TrimMode,
+    },
 };
 use spoke_service::{api_error::ApiError, limits::HANDSHAKE_TIMEOUT};
 use spoke_store::{
     driver::{self, SessionEvent, SessionOutcome, SessionStores, TransportError},
     limits::GOODBYE_TIMEOUT,
 };
-use tokio_tungstenite::tungstenite::Message;
 use tracing::{Instrument, Span, debug, info, warn};
 
 use super::{
-    admission::BatchAdmission, close::close_frame, context::SessionContext, frames::FrameStream,
+    admission::{BatchAdmission, PendingCharges},
+    context::SessionContext,
+    frame_sink::FrameSink,
+    frames::FrameStream,
     socket::ServerSocket,
 };
 use crate::{
@@ -36,67 +38,83 @@ use crate::{
 
 /// Serves an agent until its connection ends.
 ///
-/// Ten thousand idle agents are as many of these futures: large values are boxed, and the state of
-/// the handshake is dropped when the session starts.
+/// Ten thousand idle agents are as many of these futures. So the handshake and the end are boxed
+/// while they run, and this one has only what an idle session needs.
 pub(crate) fn serve(
-    context: SessionContext,
+    context: Box<SessionContext>,
     socket: ServerSocket,
 ) -> impl Future<Output = ()> + Send {
     let span = context.span();
     let (sink, stream) = socket.split();
-    run(Box::new(context), FrameStream::new(stream), Box::pin(sink)).instrument(span)
+    let frames = Box::new(FrameStream::new(stream));
+    run(context, frames, Box::new(FrameSink::new(sink))).instrument(span)
 }
 
 async fn run(
     mut context: Box<SessionContext>,
-    mut frames: FrameStream,
-    mut sink: Pin<Box<SplitSink<ServerSocket, Message>>>,
+    mut frames: Box<FrameStream>,
+    mut sink: Box<FrameSink>,
 ) {
+    let started = Box::pin(shake_hands(&mut context, &mut frames, &mut sink)).await;
+    let Some(session) = started else { return };
+    let generation = session.generation;
+    session.drive(&mut context, &mut frames, sink).await;
+    Box::pin(end(&context, generation, &mut frames)).await;
+}
+
+/// Answers HELLO with WELCOME. Returns `None` if there is no session; the peer knows why by then.
+async fn shake_hands(
+    context: &mut SessionContext,
+    frames: &mut FrameStream,
+    sink: &mut FrameSink,
+) -> Option<Box<AgentSession>> {
     let received = tokio::select! {
-        received = tokio::time::timeout(HANDSHAKE_TIMEOUT, read_hello(&mut frames)) => received,
-        goaway = Box::pin(context.leave()) => Ok(Err(Some(goaway))),
-    };
-    let hello = match received {
-        Ok(Ok(hello)) => hello,
-        Ok(Err(Some(goaway))) => {
-            send_goaway(&context.hub, &mut sink, goaway).await;
-            return frames.discard().await;
+        received = tokio::time::timeout(HANDSHAKE_TIMEOUT, read_hello(frames)) => {
+            let timed_out = |_| Err(Some(refusal(GoawayReason::Protocol, "HELLO timed out")));
+            received.unwrap_or_else(timed_out)
         }
-        Ok(Err(None)) => return debug!("connection closed before HELLO"),
-        Err(_) => {
-            let goaway = refusal(GoawayReason::Protocol, "HELLO timed out");
-            send_goaway(&context.hub, &mut sink, goaway).await;
-            return frames.discard().await;
+        goaway = context.leave() => Err(Some(goaway)),
+    };
+    let started = match received {
+        Ok(hello) => match AgentSession::new(context, &hello).await {
+            Ok(session) => Ok((hello, Box::new(session))),
+            Err(refusal) => Err(session_open::goaway(&refusal)),
+        },
+        Err(Some(goaway)) => Err(goaway),
+        Err(None) => {
+            debug!("connection closed before HELLO");
+            return None;
         }
     };
-    let session = match Box::pin(AgentSession::new(&context, &hello)).await {
-        Ok(session) => Box::new(session),
-        Err(refusal) => {
-            send_goaway(&context.hub, &mut sink, session_open::goaway(&refusal)).await;
-            return frames.discard().await;
+    let (hello, session) = match started {
+        Ok(started) => started,
+        Err(goaway) => {
+            send_goaway(&context.hub, sink, goaway).await;
+            frames.discard().await;
+            return None;
         }
     };
     Span::current().record("session", session.generation);
     let welcome = Frame::Welcome(Box::new(session.welcome(&context.hub, context.caller.rate)));
-    if let Err(error) = sink.send(Message::Binary(welcome.encode(Features::default()))).await {
+    if let Err(error) = sink.send(welcome).await {
         debug!(error = error_chain(&error), "connection closed before WELCOME");
-    } else {
-        info!(
-            version = hello.version,
-            cursor = %session.cursor.seq,
-            down = ?session.begun.position.finding,
-            "session started"
-        );
-        let features = session.features;
-        frames.set_features(features);
-        let outbox = sink
-            .sink_map_err(|error| TransportError::Broken(error.into()))
-            .with_flat_map(move |frame: Frame| iter(encode_messages(&frame, features).map(Ok)));
-        let outbox = Box::pin(outbox);
-        let outcome = session.drive(&mut context, &mut frames, outbox).await;
-        log_end(&context.hub, &outcome);
+        end(context, session.generation, frames).await;
+        return None;
     }
-    context.end(session.generation).await;
+    info!(
+        version = hello.version,
+        cursor = %session.cursor.seq,
+        down = ?session.begun.position.finding,
+        "session started"
+    );
+    frames.set_features(session.features);
+    sink.set_features(session.features);
+    Some(session)
+}
+
+/// Records the end of a session, and reads what the peer still sends.
+async fn end(context: &SessionContext, generation: u64, frames: &mut FrameStream) {
+    context.end(generation).await;
     frames.discard().await;
 }
 
@@ -148,12 +166,13 @@ impl AgentSession {
         }
     }
 
+    /// Carries entries until the session ends.
     async fn drive(
-        &self,
+        self: Box<Self>,
         context: &mut SessionContext,
         frames: &mut FrameStream,
-        outbox: impl futures_util::Sink<Frame, Error = TransportError> + Unpin,
-    ) -> SessionOutcome {
+        sink: Box<FrameSink>,
+    ) {
         let (hub, client) = (context.hub.clone(), context.caller.client.clone());
         let (origin, copy) =
             (hub.origin(&client), context.caller.copy(&hub, Some(self.generation)));
@@ -167,29 +186,19 @@ impl AgentSession {
             epoch,
             return_wait: &return_wait,
         };
-        let at = (epoch, self.begun.position.after);
-        let now = Instant::now();
-        let path = match self.begun.standing.is_unreadable {
-            true => LinkPath::default(),
-            false => hub.link_paths.begin(&client, at, now),
-        };
-        let sender =
-            Sender::new(Direction::Down, ReceiveLimits::default(), TrimMode::Keep, &self.begun);
-        let sender = sender.with_path(&path).with_delay(path.delay_until(now, rand::random()));
-        let cursor = self.cursor.confirmed();
-        let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);
-        let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
-        let session = Box::new(session);
+        let (session, mut stuck) = self.session(&hub, &client);
         let last_activity = context.last_activity.clone();
         let traffic = &hub.metrics.traffic;
         // Losses of an ended epoch are found when the next one begins.
         self.begun.position.loss.iter().for_each(|loss| traffic.sent.handle_loss(loss));
         let mut observer = Box::new(traffic.observe(&self.origin, &self.cursor));
-        let (admission, refused) = BatchAdmission::new(hub.clone(), context.caller.rated());
-        let charges = admission.charges();
+        // An idle session does not need what the handshake found.
+        drop(self);
+        let charges = PendingCharges::default();
+        let (admission, refused) =
+            BatchAdmission::new(hub.clone(), context.caller.rated(), charges.clone());
         frames.set_admission(admission);
-        let mut stuck = path.stuck();
-        let count = |shown: SessionEvent<'_>| {
+        let mut report = |shown: SessionEvent<'_>| {
             match shown {
                 SessionEvent::Unusable(_, error) => hub.handle_unusable(&client, error),
                 SessionEvent::Usable(_) => info!("stream can be used again"),
@@ -213,12 +222,29 @@ impl AgentSession {
                 Ok(goaway) = refused => goaway,
             }
         });
+        let last_received = || last_activity.at();
         let outcome =
-            driver::drive(session, stores, frames, outbox, || last_activity.at(), leave, count)
-                .await;
+            driver::drive(session, stores, frames, sink, last_received, leave, &mut report).await;
         let trip = outcome.session.sender().summary();
         hub.link_paths.end(&client, &trip, outcome.parting(), Instant::now());
-        outcome
+        log_end(&hub, &outcome);
+    }
+
+    /// Returns the session of the protocol, and the entry that the link failed with before, if any.
+    fn session(&self, hub: &HubState, client: &ClientId) -> (Box<Session>, Option<StuckEntry>) {
+        let position = &self.begun.position;
+        let now = Instant::now();
+        let path = match self.begun.standing.is_unreadable {
+            true => LinkPath::default(),
+            false => hub.link_paths.begin(client, (position.epoch, position.after), now),
+        };
+        let sender =
+            Sender::new(Direction::Down, ReceiveLimits::default(), TrimMode::Keep, &self.begun);
+        let sender = sender.with_path(&path).with_delay(path.delay_until(now, rand::random()));
+        let cursor = self.cursor.confirmed();
+        let receiver = Receiver::new(Direction::Up, EntryLimits::default(), cursor);
+        let session = Session::new(sender, receiver, Heartbeat::Answers, Instant::now());
+        (Box::new(session), path.stuck())
     }
 }
 
@@ -248,11 +274,7 @@ fn refusal(reason: GoawayReason, message: &str) -> Goaway {
     Goaway { reason, message: message.to_owned(), wait_ms: 0 }
 }
 
-async fn send_goaway(
-    hub: &HubState,
-    sink: &mut Pin<Box<SplitSink<ServerSocket, Message>>>,
-    goaway: Goaway,
-) {
+async fn send_goaway(hub: &HubState, sink: &mut FrameSink, goaway: Goaway) {
     let (reason, message) = (goaway.reason.word(), &goaway.message);
     // A duplicate device reconnects forever; `session_open` logs it as a warning once.
     if goaway.reason != GoawayReason::Superseded
@@ -262,18 +284,7 @@ async fn send_goaway(
     } else {
         debug!(reason, error = message, "session refused");
     }
-    let mut encode_messages =
-        iter(encode_messages(&Frame::Goaway(goaway), Features::default()).map(Ok));
-    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sink.send_all(&mut encode_messages)).await;
-}
-
-/// Encodes a frame as one message. A close frame with the matching code follows a GOAWAY.
-fn encode_messages(frame: &Frame, features: Features) -> impl Iterator<Item = Message> + use<> {
-    let close = match frame {
-        Frame::Goaway(goaway) => Some(close_frame(goaway.reason)),
-        _ => None,
-    };
-    [Some(Message::Binary(frame.encode(features))), close].into_iter().flatten()
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, sink.send(Frame::Goaway(goaway))).await;
 }
 
 fn log_end(hub: &HubState, outcome: &SessionOutcome) {

@@ -6,7 +6,11 @@ use spoke_protocol::{
     InstanceId, PartnerId, Seq,
     message::{Goaway, Hello},
 };
-use spoke_service::{LastActivity, api_error::ApiError, server::PeerAddress};
+use spoke_service::{
+    LastActivity,
+    api_error::ApiError,
+    server::{AuthenticatedGuard, ConnectionHandle, PeerAddress},
+};
 use spoke_store::presence::{OriginReach, SessionOpen, Transport};
 use tokio::sync::oneshot;
 use tracing::{Span, field, info_span};
@@ -33,6 +37,8 @@ pub(crate) struct SessionContext {
     pub guard: ConnectionGuard,
     /// Resolves with the GOAWAY when a newer session supersedes this one.
     pub stopped: oneshot::Receiver<Goaway>,
+    /// Holds the connection's permit, and keeps it from eviction.
+    pub _connection: (ConnectionHandle, AuthenticatedGuard),
 }
 
 impl SessionContext {

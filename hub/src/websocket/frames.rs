@@ -72,7 +72,7 @@ impl<S: Stream<Item = Result<M, Error>> + Unpin, M: Into<ReceivedMessage>> Frame
     }
 
     /// Reads and drops the peer's remaining messages without decoding them.
-    pub(crate) async fn discard(mut self) {
+    pub(crate) async fn discard(&mut self) {
         discard(&mut self.messages).await;
     }
 

@@ -61,12 +61,12 @@ struct JsonAnswer<'a, P> {
 }
 
 /// Serves a client until its connection ends.
-pub(crate) async fn serve(context: SessionContext, socket: ServerSocket) {
+pub(crate) async fn serve(context: Box<SessionContext>, socket: ServerSocket) {
     let span = context.span();
     run(context, socket).instrument(span).await;
 }
 
-async fn run(mut context: SessionContext, mut socket: ServerSocket) {
+async fn run(mut context: Box<SessionContext>, mut socket: ServerSocket) {
     let (generation, _) = match context.begin(SUBPROTOCOL, InstanceId::UNKNOWN, None).await {
         Ok(generation) => generation,
         Err(refusal) => {

@@ -36,23 +36,32 @@ use tokio_tungstenite::{
     },
 };
 
-use super::charged_stream::{ChargeAccount, ChargedStream};
+use super::{
+    charged_stream::{ChargeAccount, ChargedStream},
+    read_ahead::ReadAhead,
+};
 use crate::{
     limits::SOCKET_BYTES_KEPT,
     memory_budget::{MemoryBudget, MemoryCharge},
 };
 
-/// Buffer size of a socket in bytes. The library's default of 128 KiB each would be a gigabyte for
-/// ten thousand idle agents.
-const BUFFER_BYTES: usize = 2 * 1024;
+/// Read buffer of the library in bytes, which it keeps while a socket is idle; larger messages get a
+/// buffer of their own size. The library's default of 128 KiB would be a gigabyte for ten thousand
+/// idle agents.
+const READ_BUFFER_BYTES: usize = 256;
+/// Bytes of small messages that the library collects before it writes them.
+const WRITE_BUFFER_BYTES: usize = 2 * 1024;
 /// Time for which the peer's remaining messages are read after the close frame: a revoked session
 /// is closed within a second.
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Byte stream below the library.
+type SocketStream<S> = ChargedStream<ReadAhead<S>>;
+
 /// Server side of a WebSocket.
 pub(crate) struct ServerSocket<S = TokioIo<Upgraded>> {
     /// `None` only while it is recreated.
-    library: Option<WebSocketStream<ChargedStream<S>>>,
+    library: Option<WebSocketStream<SocketStream<S>>>,
     /// Messages received so far.
     taken: u64,
     /// Size of the largest message in either direction since the state was created, in bytes.
@@ -110,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerSocket<S> {
     /// Creates the server side over an upgraded connection.
     pub(crate) fn new(stream: S) -> Self {
         Self {
-            library: Some(library(ChargedStream::new(stream))),
+            library: Some(library(ChargedStream::new(ReadAhead::new(stream)))),
             taken: 0,
             largest: 0,
             is_flushed: true,
@@ -128,11 +137,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerSocket<S> {
         self.account = Some(account);
     }
 
-    fn library(&mut self) -> Pin<&mut WebSocketStream<ChargedStream<S>>> {
+    fn library(&mut self) -> Pin<&mut WebSocketStream<SocketStream<S>>> {
         Pin::new(self.library.as_mut().expect("the state is always put back"))
     }
 
-    fn watched(&mut self) -> &mut ChargedStream<S> {
+    fn watched(&mut self) -> &mut SocketStream<S> {
         self.library.as_mut().expect("the state is always put back").get_mut()
     }
 
@@ -163,11 +172,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerSocket<S> {
 
 /// Creates the library's state with small buffers.
 fn library<S: AsyncRead + AsyncWrite + Unpin>(
-    watched: ChargedStream<S>,
-) -> WebSocketStream<ChargedStream<S>> {
+    watched: SocketStream<S>,
+) -> WebSocketStream<SocketStream<S>> {
     let config = WebSocketConfig::default()
-        .read_buffer_size(BUFFER_BYTES)
-        .write_buffer_size(BUFFER_BYTES)
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(Some(FRAME_BYTES_MAX))
         .max_frame_size(Some(FRAME_BYTES_MAX));
     let made = WebSocketStream::from_raw_socket(watched, Role::Server, Some(config));

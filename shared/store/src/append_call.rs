@@ -9,7 +9,9 @@ use rmp::encode;
 use super::{
     Redis, StoreError,
     copy_state::{OrDash, StateStep},
-    decode, loss_ledger,
+    decode,
+    keys::CopyStreams,
+    loss_ledger,
     scripts::of_copy,
 };
 use crate::limits::LOST_MAX_LEN;
@@ -21,14 +23,6 @@ use spoke_protocol::{
 static APPEND: LazyLock<Script> = LazyLock::new(|| of_copy(include_str!("scripts/append.lua")));
 
 const INFALLIBLE: &str = "writing to memory does not fail";
-
-/// The streams that batches are appended to.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct CopyStreams {
-    pub(super) stream: String,
-    pub(super) ledger: String,
-    pub(super) direction: Direction,
-}
 
 /// One batch of a call.
 pub(super) struct AppendBatch {

@@ -9,14 +9,14 @@ use redis::{Script, Value, cmd};
 
 use super::{
     Redis, StoreError,
-    append_call::{self, AppendBatch, BatchJoin, CopyStreams, NewLoss},
+    append_call::{self, AppendBatch, BatchJoin, NewLoss},
     copy_scan::CopySearch,
     copy_state::{self, CopyState, StateChain},
     decode,
     error::{HASH, STREAM},
     group_commit::CommitWriter,
     key_types::name_wrong_key,
-    keys::{DeviceKeys, HubKeys},
+    keys::{CopyStreams, DeviceKeys, HubKeys},
     quota::{ClientQuota, SearchFound},
     scripts::{ALLOW_OOM, with_seqs},
 };
@@ -81,11 +81,7 @@ impl CopyStore {
     ) -> Self {
         Self {
             writer,
-            streams: Arc::new(CopyStreams {
-                stream: keys.inbound(),
-                ledger: keys.lost(),
-                direction: Direction::Up,
-            }),
+            streams: keys.copy_streams(),
             state: keys.client(client),
             client: client.clone(),
             generation,
@@ -253,7 +249,7 @@ impl CopyStore {
                 };
                 let search = self.search(append.epoch, cursor_epoch, lowest);
                 let (index, at, reached) = (search.run().await?, Instant::now(), Seq::ZERO);
-                none.insert(SearchFound { searched_for, lowest, at, reached, index })
+                none.insert(Box::new(SearchFound { searched_for, lowest, at, reached, index }))
             }
         };
         Ok(Ok(found.index.deduplicate(append.entries.clone())))

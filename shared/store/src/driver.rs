@@ -165,7 +165,7 @@ pub async fn drive(
             break Some(failure);
         }
     };
-    driver.finish(failure).await
+    Box::pin(driver.finish(failure)).await
 }
 
 /// One session with everything that it waits for.

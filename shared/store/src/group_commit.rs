@@ -34,8 +34,9 @@ use self::group::QueuedWrite;
 use super::{
     Redis, StoreError,
     ack_level::AckLevel,
-    append_call::{self, AppendBatch, CopyStreams},
+    append_call::{self, AppendBatch},
     health::{Health, HealthSubject},
+    keys::CopyStreams,
 };
 use crate::limits::{COMMIT_QUEUE_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN};
 

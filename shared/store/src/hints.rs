@@ -36,9 +36,11 @@ use spoke_protocol::{RetryDelay, Seq};
 /// The tasks that wait for changes of keys. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Hints {
-    waiting: Arc<Mutex<HashMap<String, Vec<Arc<HintWaiter>>>>>,
+    waiting: Arc<Mutex<WaitersByKey>>,
     followers: Arc<Mutex<Vec<PrefixFollower>>>,
 }
+
+type WaitersByKey = HashMap<Arc<str>, Vec<Arc<HintWaiter>>>;
 
 struct HintWaiter {
     notify: Notify,
@@ -67,10 +69,10 @@ pub enum KeyChange {
     Any,
 }
 
-/// Waits for changes of one key, until it is dropped.
-pub struct KeyWatch {
+/// Waits for changes of one key, or of any of some keys, until it is dropped.
+pub struct KeyWatch<const KEYS: usize = 1> {
     hints: Hints,
-    key: String,
+    keys: [Arc<str>; KEYS],
     waiter: Arc<HintWaiter>,
 }
 
@@ -81,20 +83,31 @@ impl Hints {
     }
 
     /// Watches the stream `key` for entries. The first [`KeyWatch::changed`] resolves at once, for earlier entries.
-    pub fn watch_stream(&self, key: &str) -> KeyWatch {
-        self.watch(key, AwaitedNews::Entries(Seq::ZERO))
+    pub fn watch_stream(&self, key: impl Into<Arc<str>>) -> KeyWatch {
+        self.watch([key.into()], AwaitedNews::Entries(Seq::ZERO))
     }
 
-    /// Watches `key` for a change or its end. The first [`KeyWatch::changed`] resolves at once, for earlier changes.
-    pub fn watch_key(&self, key: &str) -> KeyWatch {
-        self.watch(key, AwaitedNews::End)
+    /// Watches `keys` for a change or the end of one of them. The first [`KeyWatch::changed`] resolves at once, for
+    /// earlier changes.
+    pub fn watch_keys<const KEYS: usize>(&self, keys: [Arc<str>; KEYS]) -> KeyWatch<KEYS> {
+        self.watch(keys, AwaitedNews::End)
     }
 
-    fn watch(&self, key: &str, awaits: AwaitedNews) -> KeyWatch {
+    fn watch<const KEYS: usize>(
+        &self,
+        keys: [Arc<str>; KEYS],
+        awaits: AwaitedNews,
+    ) -> KeyWatch<KEYS> {
         let waiter = Arc::new(HintWaiter { notify: Notify::new(), awaits: Mutex::new(awaits) });
         waiter.notify.notify_one();
-        lock(&self.waiting).entry(key.to_owned()).or_default().push(waiter.clone());
-        KeyWatch { hints: self.clone(), key: key.to_owned(), waiter }
+        let mut waiting = lock(&self.waiting);
+        for key in &keys {
+            // Nearly every key has one task.
+            let waiters = waiting.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
+            waiters.push(waiter.clone());
+        }
+        drop(waiting);
+        KeyWatch { hints: self.clone(), keys, waiter }
     }
 
     /// Returns a channel of the changed keys with `prefix`. Changes beyond its `capacity` are dropped. The sweep does not
@@ -284,8 +297,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl KeyWatch {
-    /// Resolves once the key may have changed. Several hints count as one. Cancel safe.
+impl<const KEYS: usize> KeyWatch<KEYS> {
+    /// Resolves once a key may have changed. Several hints count as one. Cancel safe.
     pub async fn changed(&self) {
         self.waiter.notify.notified().await;
     }
@@ -296,13 +309,15 @@ impl KeyWatch {
     }
 }
 
-impl Drop for KeyWatch {
+impl<const KEYS: usize> Drop for KeyWatch<KEYS> {
     fn drop(&mut self) {
         let mut waiting = lock(&self.hints.waiting);
-        if let Some(watchers) = waiting.get_mut(&self.key) {
-            watchers.retain(|other| !Arc::ptr_eq(other, &self.waiter));
-            if watchers.is_empty() {
-                waiting.remove(&self.key);
+        for key in &self.keys {
+            if let Some(watchers) = waiting.get_mut(key) {
+                watchers.retain(|other| !Arc::ptr_eq(other, &self.waiter));
+                if watchers.is_empty() {
+                    waiting.remove(key);
+                }
             }
         }
     }

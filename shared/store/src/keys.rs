@@ -1,7 +1,9 @@
 //! All keys of agent and hub (contract section 3). Those of auth's sessions are in
 //! [`session_tokens`](crate::session_tokens).
 
-use spoke_protocol::ClientId;
+use std::sync::Arc;
+
+use spoke_protocol::{ClientId, Direction};
 
 /// The keys on a device.
 #[derive(Debug, Clone)]
@@ -46,21 +48,41 @@ impl DeviceKeys {
     }
 }
 
+/// The streams that batches are appended to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct CopyStreams {
+    pub(super) stream: String,
+    pub(super) ledger: String,
+    pub(super) direction: Direction,
+}
+
 /// The keys of the hub.
 #[derive(Debug, Clone)]
 pub struct HubKeys {
     prefix: String,
+    /// The same for all clients.
+    copy: Arc<CopyStreams>,
 }
 
 impl HubKeys {
     /// Creates the keys of a hub with this prefix, `spoke-hub` by default.
     pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned() }
+        let copy = CopyStreams {
+            stream: format!("{prefix}:in:x"),
+            ledger: format!("{prefix}:lost:x"),
+            direction: Direction::Up,
+        };
+        Self { prefix: prefix.to_owned(), copy: Arc::new(copy) }
+    }
+
+    /// The streams that the batches of all clients are appended to.
+    pub(super) fn copy_streams(&self) -> Arc<CopyStreams> {
+        self.copy.clone()
     }
 
     /// The in stream of all clients.
     pub fn inbound(&self) -> String {
-        format!("{}:in:x", self.prefix)
+        self.copy.stream.clone()
     }
 
     /// The out stream of one client.
@@ -130,6 +152,6 @@ impl HubKeys {
 
     /// The loss ledger.
     pub fn lost(&self) -> String {
-        format!("{}:lost:x", self.prefix)
+        self.copy.ledger.clone()
     }
 }

@@ -28,8 +28,8 @@ pub struct ClientQuotas {
 /// The quota of one client. Cheap to clone.
 #[derive(Clone)]
 pub struct ClientQuota {
-    /// The last search. It is locked while the copy is searched.
-    pub(super) found: Arc<AsyncMutex<Option<SearchFound>>>,
+    /// The last search, boxed, since few clients need one. It is locked while the copy is searched.
+    pub(super) found: Arc<AsyncMutex<Option<Box<SearchFound>>>>,
     /// None for a device, which has one client only.
     shared: Option<Arc<SharedQuota>>,
 }

@@ -6,8 +6,9 @@ use redis::{Cmd, Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::oneshot;
 
 use crate::{
-    append_call::{self, AppendBatch, CopyStreams},
+    append_call::{self, AppendBatch},
     connection::is_no_script,
+    keys::CopyStreams,
     limits::{COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, COMMITS_MAX},
 };
 

@@ -82,10 +82,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::{
-        append_call::{BatchJoin, CopyStreams},
-        limits::COMMIT_ENTRIES_MAX,
-    };
+    use crate::{append_call::BatchJoin, keys::CopyStreams, limits::COMMIT_ENTRIES_MAX};
 
     /// A batch of `client` with this many entries; `details` tells the batches of a test apart.
     fn write(client: usize, count: usize, n: u32) -> QueuedWrite {

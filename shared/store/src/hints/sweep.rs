@@ -1,11 +1,12 @@
 //! The sweep: looks for changes without a hint.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use redis::{RedisResult, Script, aio::MultiplexedConnection};
 
 use super::{AwaitedNews, Hints, lock};
 use crate::limits::SWEEP_KEYS_MAX;
+use spoke_protocol::Seq;
 
 static SWEEP: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../scripts/sweep.lua")));
@@ -20,7 +21,8 @@ impl Hints {
         for part in self.awaited(prefixes).chunks(SWEEP_KEYS_MAX) {
             let mut script = SWEEP.prepare_invoke();
             for (key, known) in part {
-                script.key(key).arg(known);
+                let known = known.map(|known| known.to_string()).unwrap_or_default();
+                script.key(key.as_ref()).arg(known);
             }
             let changed: Vec<usize> = script.invoke_async(connection).await?;
             for (key, _) in changed.into_iter().filter_map(|at| part.get(at.checked_sub(1)?)) {
@@ -31,7 +33,7 @@ impl Hints {
     }
 
     /// Returns each watched key with the lowest seq up to which one of its tasks has read.
-    fn awaited(&self, prefixes: &[String]) -> Vec<(String, String)> {
+    fn awaited(&self, prefixes: &[String]) -> Vec<(Arc<str>, Option<Seq>)> {
         let waiting = lock(&self.waiting);
         let swept = waiting.iter().filter(|(key, _)| prefixes.iter().any(|it| key.starts_with(it)));
         swept
@@ -40,7 +42,7 @@ impl Hints {
                     AwaitedNews::Entries(known) => Some(known),
                     AwaitedNews::End => None,
                 });
-                (key.clone(), known.min().map(|known| known.to_string()).unwrap_or_default())
+                (key.clone(), known.min())
             })
             .collect()
     }

@@ -103,8 +103,8 @@ async fn commands(stand: &Stand, span: Duration) -> (u64, u64) {
 fn describe(security: Security, clients: usize, span: Duration, found: &[Found]) -> Vec<Figure> {
     let seconds = span.as_secs();
     let (way, memory_goal) = match security {
-        Security::Plain => ("", Some(Goal::AtMost(10_000.0))),
-        Security::Tls => (", TLS", None),
+        Security::Plain => ("", 10_000.0),
+        Security::Tls => (", TLS", 16_000.0),
     };
     let all = |figure: fn(&Found) -> f64| found.iter().map(figure).collect::<Vec<_>>();
     let name = |what: &str| format!("idle fleet{way}: {what}");
@@ -124,7 +124,7 @@ fn describe(security: Security, clients: usize, span: Duration, found: &[Found])
         _ => figure,
     };
     vec![
-        memory_goal.map_or(memory.clone(), |goal| memory.goal(goal)),
+        memory.goal(Goal::AtMost(memory_goal)),
         with_goal(cpu, 1.0),
         with_goal(sent, 60.0),
         in_scripts.note("two reads per client and sweep, a thousand in one command"),

@@ -22,7 +22,7 @@ struct Found {
 
 pub(super) async fn measure(options: &Options) -> Vec<Figure> {
     let fleets = if options.quick { [10, 100, 500] } else { [10, 1000, 10_000] };
-    let entries = options.size(1000, 200);
+    let entries = options.size(5000, 200);
     // By fleet, then by run.
     let mut found: Vec<Vec<Found>> = fleets.iter().map(|_| Vec::new()).collect();
     for _ in 0..options.runs() {
