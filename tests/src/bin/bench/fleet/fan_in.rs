@@ -65,18 +65,23 @@ pub(super) async fn measure(options: &Options) -> Vec<Figure> {
     for _ in 0..options.runs() {
         for point in points {
             for system in &systems {
-                curves.add(system, point, run(options, system, point).await);
+                add_point(options, system, point, &mut curves).await;
             }
         }
     }
     let mut figures = Vec::new();
     for (rate, point) in RATES.into_iter().zip(points) {
         for system in &systems {
-            figures.extend(describe(system, rate, curves.runs(system, point)));
+            let runs = curves.runs(system, point);
+            if !runs.is_empty() {
+                figures.extend(describe(system, rate, runs));
+            }
         }
         if let Some(nats) = systems.iter().find(|system| matches!(system, System::Nats(_))) {
-            let pair = (curves.runs(&System::Spoke, point), curves.runs(nats, point));
-            figures.push(of_nats(rate, pair));
+            let (ours, nats) = (curves.runs(&System::Spoke, point), curves.runs(nats, point));
+            if !ours.is_empty() && ours.len() == nats.len() {
+                figures.push(of_nats(rate, (ours, nats)));
+            }
         }
     }
     figures.extend(backlog::measure(options, curves.runs(&System::Spoke, points[0])).await);
@@ -96,19 +101,32 @@ async fn measure_curves(options: &Options, system: &System, curves: &mut Curves)
     let per_second = CLIENTS as u64 * RATES[0];
     let others = if options.quick { &[10][..] } else { &[10, 100, 10_000] };
     for clients in others {
-        let point = Point { clients: *clients, per_second };
-        curves.add(system, point, run(options, system, point).await);
+        add_point(options, system, Point { clients: *clients, per_second }, curves).await;
     }
     let mut per_second = CLIENTS as u64 * RATES[RATES.len() - 1];
     while !options.quick && curves.is_within_limit(system, Point { clients: CLIENTS, per_second }) {
         per_second *= 2;
-        let point = Point { clients: CLIENTS, per_second };
-        curves.add(system, point, run(options, system, point).await);
+        add_point(options, system, Point { clients: CLIENTS, per_second }, curves).await;
+    }
+}
+
+/// Adds a point to the curves. A peer that refuses the load has none there.
+///
+/// # Panics
+/// If the hub refuses it.
+async fn add_point(options: &Options, system: &System, point: Point, curves: &mut Curves) {
+    match run(options, system, point).await {
+        Ok(run) => curves.add(system, point, run),
+        Err(error) if *system == System::Spoke => panic!("{error}"),
+        Err(error) => eprintln!("bench: {error}"),
     }
 }
 
 /// Loads fresh servers, and checks what they have stored.
-async fn run(options: &Options, system: &System, point: Point) -> Run {
+///
+/// # Errors
+/// Why the system refused the load.
+async fn run(options: &Options, system: &System, point: Point) -> Result<Run, String> {
     let mut servers = system.start(point.clients).await;
     let (protocol, port) = servers.address();
     let mut loader = LoadProcess::start(&Load {
@@ -133,13 +151,17 @@ async fn run(options: &Options, system: &System, point: Point) -> Run {
     let found = loader.result().await;
     let after = cpu(&processes, pid);
     drop(loader);
+    let Point { clients, per_second } = point;
+    let found = found.map_err(|error| {
+        format!("{} refused {per_second} entries/s of {clients} clients: {error}", system.name())
+    })?;
     let carried = servers.carried(point.clients, &found).await;
     let us = |(before, after): (&Duration, &Duration)| {
         (*after - *before).as_secs_f64() * 1e6 / found.measured as f64
     };
     let mut spent: Vec<f64> = before.iter().zip(&after).map(us).collect();
     let loader_us = spent.pop().unwrap_or_default();
-    Run {
+    Ok(Run {
         p50_ms: found.p50_ms,
         p99_ms: found.p99_ms,
         late_ms: found.late_ms,
@@ -148,7 +170,7 @@ async fn run(options: &Options, system: &System, point: Point) -> Run {
         resumed: found.resumed,
         carried: carried as f64 / found.due as f64,
         per_second: found.measured as f64 / found.seconds,
-    }
+    })
 }
 
 /// The figures of the clients with goals.

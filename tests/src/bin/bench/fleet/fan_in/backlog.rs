@@ -57,7 +57,7 @@ async fn beside_backlog(options: &Options) -> LoadResult {
     backlog.begin().await;
     others.begin().await;
     let before = servers.length().await;
-    let result = others.result().await;
+    let result = others.result().await.unwrap_or_else(|error| panic!("{error}"));
     let carried = servers.length().await - before;
     let own = result.measured as usize;
     assert!(carried > 2 * own, "the backlog ended early: {carried} entries, {own} of the others");

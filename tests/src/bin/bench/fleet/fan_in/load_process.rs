@@ -62,10 +62,11 @@ impl LoadProcess {
 
     /// Waits for the result.
     ///
-    /// # Panics
-    /// If there is none.
-    pub(super) async fn result(&mut self) -> LoadResult {
-        serde_json::from_str(&self.line().await).expect("the loader ends with its result")
+    /// # Errors
+    /// Why the system refused the load.
+    pub(super) async fn result(&mut self) -> Result<LoadResult, String> {
+        let line = self.line().await;
+        serde_json::from_str(&line).map_err(|_| line)
     }
 
     /// The id of its process.

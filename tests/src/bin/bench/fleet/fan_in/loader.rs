@@ -96,18 +96,17 @@ pub(super) struct LoadResult {
     pub(super) subscribed: Option<(u64, u64)>,
 }
 
-/// Runs the loader.
-///
-/// # Panics
-/// If a connection fails.
+/// Runs the loader. If the system refuses the load, it prints why instead of a result.
 pub(crate) fn load(load: &Load) {
     let run = match load.protocol {
         Protocol::Spoke => run::<SpokePublisher>,
         Protocol::Nats => run::<NatsPublisher>,
         Protocol::Mqtt => run::<MqttPublisher>,
     };
-    let result = run(load).expect("the system takes the load");
-    println!("{}", json!(result));
+    match run(load) {
+        Ok(result) => println!("{}", json!(result)),
+        Err(error) => println!("{error}"),
+    }
     let _ = stdin().lines().map_while(Result::ok).last();
 }
 
