@@ -27,6 +27,8 @@ pub const HELLO_BYTES_MAX: usize = 4 * 1024;
 pub const IN_MAX_LEN: u64 = 1_000_000;
 /// Interval at which a hub checks whether to trim the in stream.
 pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+/// The same interval while no entries arrive.
+pub const TRIM_INTERVAL_IDLE: Duration = Duration::from_secs(30);
 /// Minimum age in seconds of trimmed entries of the in stream, even above `in_max_len`: no burst of
 /// one client drops entries that were just acknowledged to another.
 pub const IN_MIN_AGE_SECONDS: u64 = 60;

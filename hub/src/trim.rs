@@ -11,24 +11,56 @@ use spoke_store::{
 };
 use tracing::{info, warn};
 
-use crate::{config::InTrim, limits::TRIM_INTERVAL, state::HubState};
+use crate::{config::InTrim, limits::{TRIM_INTERVAL, TRIM_INTERVAL_IDLE}, state::HubState};
 
 /// Trims until shutdown. Several hubs may do so concurrently.
 pub(crate) async fn run(hub: Arc<HubState>) {
     let mut unread = UnreadTrims::default();
     let mut is_held = false;
+    let mut due = TrimDue::new(min_age(&hub));
     loop {
-        let has_more = match hub.config.in_trim {
-            InTrim::Read => trim_what_is_read(&hub, &mut is_held).await,
-            InTrim::All => trim_all(&hub, &mut unread).await,
-        };
-        if has_more {
-            continue;
+        let received = hub.metrics.traffic.received.entries.get();
+        if due.poll(received, Instant::now()) || is_held {
+            let has_more = match hub.config.in_trim {
+                InTrim::Read => trim_what_is_read(&hub, &mut is_held).await,
+                InTrim::All => trim_all(&hub, &mut unread).await,
+            };
+            if has_more {
+                continue;
+            }
         }
         tokio::select! {
             () = hub.shutdown.begun() => return,
             () = tokio::time::sleep(TRIM_INTERVAL) => {}
         }
+    }
+}
+
+/// When to look at the stream: while entries arrive here and until the last of them may be trimmed, and
+/// seldom otherwise, for what others have added.
+struct TrimDue {
+    min_age: Duration,
+    received: u64,
+    received_at: Option<Instant>,
+    polled_at: Option<Instant>,
+}
+
+impl TrimDue {
+    fn new(min_age: Duration) -> Self {
+        Self { min_age, received: 0, received_at: None, polled_at: None }
+    }
+
+    fn poll(&mut self, received: u64, now: Instant) -> bool {
+        if received != self.received {
+            (self.received, self.received_at) = (received, Some(now));
+        }
+        let within = |at: Option<Instant>, time| at.is_some_and(|at| now < at + time);
+        let is_due = within(self.received_at, self.min_age + 2 * TRIM_INTERVAL)
+            || !within(self.polled_at, TRIM_INTERVAL_IDLE);
+        if is_due {
+            self.polled_at = Some(now);
+        }
+        is_due
     }
 }
 
@@ -97,6 +129,18 @@ impl UnreadTrims {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_idle_hub_looks_at_the_stream_seldom() {
+        let (mut due, start) = (TrimDue::new(Duration::from_secs(60)), Instant::now());
+        let mut looks = |received, seconds: std::ops::Range<u64>| {
+            seconds.filter(|n| due.poll(received, start + Duration::from_secs(*n))).count()
+        };
+        assert_eq!(looks(0, 0..60), 2, "nothing has arrived");
+        assert_eq!(looks(5, 60..121), 61, "entries have arrived and become old enough");
+        assert_eq!(looks(5, 122..182), 2, "nothing has arrived since");
+        assert_eq!(looks(6, 182..183), 1);
+    }
 
     #[test]
     fn unread_trims_are_reported_at_once_and_then_once_per_interval() {

@@ -62,6 +62,14 @@ pub struct HubKeys {
     prefix: String,
     /// The same for all clients.
     copy: Arc<CopyStreams>,
+    ledgers: OriginLedgers,
+}
+
+/// Where the senders of one side write what they cannot send.
+#[derive(Debug, Clone)]
+pub(super) struct OriginLedgers {
+    pub(super) dead: Arc<str>,
+    pub(super) lost: Arc<str>,
 }
 
 impl HubKeys {
@@ -72,7 +80,14 @@ impl HubKeys {
             ledger: format!("{prefix}:lost:x"),
             direction: Direction::Up,
         };
-        Self { prefix: prefix.to_owned(), copy: Arc::new(copy) }
+        let dead = format!("{prefix}:dead:x").into();
+        let ledgers = OriginLedgers { dead, lost: copy.ledger.as_str().into() };
+        Self { prefix: prefix.to_owned(), copy: Arc::new(copy), ledgers }
+    }
+
+    /// Where the senders of all clients write what they cannot send.
+    pub(super) fn ledgers(&self) -> OriginLedgers {
+        self.ledgers.clone()
     }
 
     /// The streams that the batches of all clients are appended to.
@@ -137,7 +152,7 @@ impl HubKeys {
 
     /// The dead letters of all clients.
     pub fn dead(&self) -> String {
-        format!("{}:dead:x", self.prefix)
+        self.ledgers.dead.as_ref().to_owned()
     }
 
     /// The key that is written to check whether the acknowledgement level is reached.

@@ -15,7 +15,7 @@ use super::{
     Redis, StoreError, decode,
     error::{HASH, STREAM},
     key_types::name_wrong_key,
-    keys::{DeviceKeys, HubKeys},
+    keys::{DeviceKeys, HubKeys, OriginLedgers},
     loss_ledger, origin_state,
     peek::peek,
     scripts::of_origin,
@@ -40,14 +40,13 @@ pub struct OriginStore {
     calls: OriginCalls,
     stream: String,
     state: String,
-    dead: String,
-    ledger: String,
+    ledgers: OriginLedgers,
     client: ClientId,
     direction: Direction,
     /// Whether the stream of dead letters is shared by all clients, as at the hub, and names the client.
     is_shared: bool,
-    /// The last read, for a store that lives as long as the process.
-    last_read: Arc<Mutex<Option<LastRead>>>,
+    /// The last read, at a device: its store lives as long as the process.
+    last_read: Option<Arc<Mutex<Option<LastRead>>>>,
 }
 
 /// The peer with which a sender begins.
@@ -71,12 +70,11 @@ impl OriginStore {
             calls: redis.into(),
             stream: keys.out(),
             state: keys.state(),
-            dead: keys.dead(),
-            ledger: keys.lost(),
+            ledgers: OriginLedgers { dead: keys.dead().into(), lost: keys.lost().into() },
             client: client.clone(),
             direction: Direction::Up,
             is_shared: false,
-            last_read: Arc::default(),
+            last_read: Some(Arc::default()),
         }
     }
 
@@ -86,12 +84,11 @@ impl OriginStore {
             calls,
             stream: keys.out(client),
             state: keys.client(client),
-            dead: keys.dead(),
-            ledger: keys.lost(),
+            ledgers: keys.ledgers(),
             client: client.clone(),
             direction: Direction::Down,
             is_shared: true,
-            last_read: Arc::default(),
+            last_read: None,
         }
     }
 
@@ -119,7 +116,9 @@ impl OriginStore {
         let mut parts = decode::list(self.redis().invoke(&script).await?)?.into_iter();
         let mut next = || parts.next().ok_or(decode::unexpected("the reply of inspect_origin.lua"));
         let (extent, values) = (origin_state::extent(next()?)?, next()?);
-        let last_read = *self.last_read.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_read = self.last_read.as_ref();
+        let last_read =
+            last_read.and_then(|last| *last.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(OriginStanding { last_read, ..origin_state::read(extent, values)? })
     }
 
@@ -199,8 +198,8 @@ impl OriginStore {
     async fn name_wrong_key<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let keys = [
             (self.stream.as_str(), STREAM),
-            (&self.dead, STREAM),
-            (&self.ledger, STREAM),
+            (&self.ledgers.dead, STREAM),
+            (&self.ledgers.lost, STREAM),
             (&self.state, HASH),
         ];
         name_wrong_key(self.redis(), &keys, result).await
@@ -224,7 +223,7 @@ impl OriginStore {
         now_ms: u64,
     ) -> Result<bool, StoreError> {
         let mut script = BEGIN_EPOCH.key(&self.state);
-        script.key(&self.stream).key(&self.ledger).arg(position.epoch.0);
+        script.key(&self.stream).key(&*self.ledgers.lost).arg(position.epoch.0);
         let is_sane = cursor.seq.ms <= now_ms + SEQ_AHEAD_MAX.as_millis() as u64;
         // A cursor that was only found proves nothing.
         let raises_last_id = position.raises_last_id(cursor) && is_sane;

@@ -97,11 +97,11 @@ impl OriginStore {
         let is_end = parts.next().ok_or(decode::unexpected("the reply of origin_tasks.lua"))?;
         let is_end = decode::count(is_end)? == 1;
         let entries = decode::pages(parts)?;
-        let last_read = LastRead {
-            epoch,
-            high_water_mark: HighWaterMark { seq: extent.last, added: extent.added },
-        };
-        *self.last_read.lock().unwrap_or_else(PoisonError::into_inner) = Some(last_read);
+        if let Some(last_read) = &self.last_read {
+            let high_water_mark = HighWaterMark { seq: extent.last, added: extent.added };
+            *last_read.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(LastRead { epoch, high_water_mark });
+        }
         Ok(Some(OriginRead { entries, extent, is_end }))
     }
 
@@ -143,7 +143,7 @@ impl OriginStore {
         // One by one: each may be as large as Redis allows.
         for (seq, reason) in entries {
             let mut script = DEAD_LETTER.key(&self.state);
-            script.key(&self.stream).key(&self.dead).arg(epoch.0).arg(seq.to_string());
+            script.key(&self.stream).key(&*self.ledgers.dead).arg(epoch.0).arg(seq.to_string());
             script.arg(reason.word());
             script.arg(if self.is_shared { self.client.as_str() } else { "" }).arg(DEAD_MAX_LEN);
             let is_same: bool = self.redis().invoke(&script).await?;
@@ -162,7 +162,7 @@ impl OriginStore {
         now_ms: u64,
     ) -> Result<bool, StoreError> {
         let mut script = RECORD_LOSSES.key(&self.state);
-        script.key(&self.ledger).arg(epoch.0).arg(record.to_string()).arg(LOST_MAX_LEN);
+        script.key(&*self.ledgers.lost).arg(epoch.0).arg(record.to_string()).arg(LOST_MAX_LEN);
         let lost = losses.iter().filter_map(|loss| loss.count);
         script.arg(lost.fold(0u64, u64::saturating_add).min(LOSS_COUNT_MAX));
         for loss in losses {
