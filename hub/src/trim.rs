@@ -11,7 +11,11 @@ use spoke_store::{
 };
 use tracing::{info, warn};
 
-use crate::{config::InTrim, limits::{TRIM_INTERVAL, TRIM_INTERVAL_IDLE}, state::HubState};
+use crate::{
+    config::InTrim,
+    limits::{TRIM_INTERVAL, TRIM_INTERVAL_IDLE},
+    state::HubState,
+};
 
 /// Trims until shutdown. Several hubs may do so concurrently.
 pub(crate) async fn run(hub: Arc<HubState>) {

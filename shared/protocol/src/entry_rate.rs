@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     byte_size::ByteSize,
-    limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, RATE_BATCH_SPAN, RATE_BYTES_MIN},
+    limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_GRANTED, RATE_BATCH_SPAN, RATE_BYTES_MIN},
     message::ReceiveLimits,
 };
 
@@ -46,7 +46,7 @@ impl EntryRate {
         let span = RATE_BATCH_SPAN.as_secs();
         let part = |rate: u64, max: usize| rate.saturating_mul(span).min(max as u64) as usize;
         ReceiveLimits {
-            batch_entries: part(self.entries, BATCH_ENTRIES_MAX),
+            batch_entries: part(self.entries, BATCH_ENTRIES_GRANTED),
             batch_bytes: part(self.bytes, BATCH_BYTES_MAX),
             ..ReceiveLimits::default()
         }
@@ -142,6 +142,8 @@ mod tests {
         assert!(of_batch * granted.window_batches as u32 <= PROGRESS_TIMEOUT);
         let largest = ENTRY_VALUE_BYTES_MAX + ENTRY_FIELDS_MAX * FIELD_NAME_BYTES_MAX;
         assert!(least.time(1, largest as u64) * 2 < PROGRESS_TIMEOUT);
-        assert_eq!(EntryRate::UNLIMITED.granted(), ReceiveLimits::default());
+        let most =
+            ReceiveLimits { batch_entries: BATCH_ENTRIES_GRANTED, ..ReceiveLimits::default() };
+        assert_eq!(EntryRate::UNLIMITED.granted(), most);
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use spoke_protocol::{
     Epoch,
+    limits::BATCH_ENTRIES_GRANTED,
     message::{Ack, Features, Frame, GoawayReason, Hello, MAJOR, MINOR, ReceiveLimits},
 };
 use spoke_tests::{
@@ -32,7 +33,9 @@ async fn a_welcome_reports_both_streams_positions_and_the_hubs_limits() {
     assert_eq!((welcome.cursor.epoch, welcome.cursor.seq), (Epoch(1), ms(4)));
     assert!(welcome.cursor.digest.is_some(), "the cursor has the digest of its entry");
     assert_eq!((welcome.origin.last.to_string(), welcome.origin.added), (last, 1));
-    assert_eq!(welcome.granted, ReceiveLimits::default());
+    let granted =
+        ReceiveLimits { batch_entries: BATCH_ENTRIES_GRANTED, ..ReceiveLimits::default() };
+    assert_eq!(welcome.granted, granted);
     assert_eq!(welcome.heartbeat_ms, 45_000);
     assert!(welcome.server_time_ms.abs_diff(spoke_tests::cloud::now_ms()) < 60_000);
 }

@@ -25,6 +25,7 @@ fn every_limit_in_the_documents_matches_the_code() {
             thousands(BATCH_ENTRIES_MAX),
             BATCH_BYTES_MAX / KIB
         ),
+        format!("grants agents {BATCH_ENTRIES_GRANTED} entries"),
         format!("| batches in flight | {WINDOW_BATCHES} |"),
         format!("| frame, HTTP body | {} MiB |", FRAME_BYTES_MAX / MIB),
         format!(
@@ -61,6 +62,7 @@ fn every_limit_in_the_documents_matches_the_code() {
         format!("that was silent for {idle} s"),
         format!("acknowledged nothing for {} s", PROGRESS_TIMEOUT.as_secs()),
         format!("at most {LOSSES_MAX}."),
+        format!("The hub grants {BATCH_ENTRIES_GRANTED} entries"),
         format!("unpacks to at most {} MiB", FRAME_BYTES_MAX / MIB),
         format!("above about {} bytes", COMPRESS_BYTES_MIN / 100 * 100),
         format!(
