@@ -71,10 +71,10 @@ fn assert_same_greeting(golden: &[u8], heard: &[u8]) {
             Frame::Hello(Box::new(Hello { version, features, instance, ..*golden }))
         }
         (Frame::Welcome(golden), Frame::Welcome(heard)) => {
-            let Welcome { version, generation, server_time_ms, heartbeat_ms, partner, .. } = *heard;
-            let fresh =
-                Welcome { version, generation, server_time_ms, heartbeat_ms, partner, ..*golden };
-            Frame::Welcome(Box::new(fresh))
+            let Welcome { version, generation, server_time_ms, partner, .. } = *heard;
+            let Welcome { heartbeat_ms, granted, .. } = *heard;
+            let fresh = Welcome { version, generation, server_time_ms, partner, ..*golden };
+            Frame::Welcome(Box::new(Welcome { heartbeat_ms, granted, ..fresh }))
         }
         other => panic!("{other:?}: {HELP}"),
     };
