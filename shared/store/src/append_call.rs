@@ -109,16 +109,9 @@ pub(super) async fn run_one(
     batch: &AppendBatch,
     now_ms: u64,
 ) -> Result<Value, StoreError> {
-    let call = command(streams, &[batch], now_ms);
-    let mut connection = redis.connection();
-    let answers = match call.query_async(&mut connection).await {
-        Err(error) if super::connection::is_no_script(&error) => {
-            load(&mut connection).await?;
-            call.query_async(&mut connection).await?
-        }
-        answers => answers?,
-    };
-    decode::list(answers)?.pop().ok_or(decode::unexpected("an answer for each batch"))
+    let answers = redis.call(&command(streams, &[batch], now_ms), &APPEND).await?;
+    let answer = decode::list(answers)?.pop();
+    Ok(answer.ok_or(decode::unexpected("an answer for each batch"))?.extract_error()?)
 }
 
 /// Packs what append.lua checks.

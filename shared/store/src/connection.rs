@@ -162,6 +162,22 @@ impl Redis {
         Ok(script.invoke_async(&mut self.connection()).await?)
     }
 
+    /// Runs a command that calls a script by its digest, and loads the script if Redis does not have it yet. Returns the
+    /// reply with the errors in it.
+    ///
+    /// # Errors
+    /// [`RedisError`] if the whole call failed.
+    pub(super) async fn call(&self, command: &Cmd, script: &Script) -> RedisResult<Value> {
+        let mut connection = self.connection();
+        match query(&mut connection, command).await {
+            Err(error) if is_no_script(&error) => {
+                script.load_async(&mut connection).await?;
+                query(&mut connection, command).await
+            }
+            reply => reply,
+        }
+    }
+
     /// Runs a transaction that calls a script by its digest, and loads the script if Redis does not have it yet.
     ///
     /// # Errors
@@ -180,6 +196,13 @@ impl Redis {
             }
             result => Ok(result?),
         }
+    }
+}
+
+async fn query(connection: &mut RedisConnection, command: &Cmd) -> RedisResult<Value> {
+    match connection.req_packed_command(command).await? {
+        error @ Value::ServerError(_) => error.extract_error(),
+        reply => Ok(reply),
     }
 }
 

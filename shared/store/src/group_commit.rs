@@ -23,10 +23,10 @@ mod waiting;
 use std::sync::{Arc, LazyLock};
 
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation,
-    ServerErrorKind, Value, cmd,
+    Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ScriptInvocation, ServerErrorKind, Value,
+    cmd,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::committer::Committer;
@@ -37,6 +37,7 @@ use super::{
     append_call::{self, AppendBatch},
     health::{Health, HealthSubject},
     keys::CopyStreams,
+    task_queue::ask,
 };
 use crate::limits::{COMMIT_QUEUE_MAX, PROBE_INTERVAL, PROBE_INTERVAL_DOWN};
 
@@ -89,7 +90,7 @@ impl CommitWriter {
         let Some(queue) = &self.queue else {
             return append_call::run_one(&self.redis, streams, &make(), now_ms).await;
         };
-        let queued = queue_write(queue, |answer| QueuedWrite::Batch {
+        let queued = ask(queue, |answer| QueuedWrite::Batch {
             streams: streams.clone(),
             batch: Box::new(make()),
             answer,
@@ -163,21 +164,5 @@ async fn commit(
     queue: &mpsc::Sender<QueuedWrite>,
     command: impl FnOnce() -> Cmd,
 ) -> RedisResult<Value> {
-    queue_write(queue, |answer| QueuedWrite::Command { command: command(), answer }).await
-}
-
-/// Makes the write once there is room in the queue, and returns its answer.
-async fn queue_write(
-    queue: &mpsc::Sender<QueuedWrite>,
-    make: impl FnOnce(oneshot::Sender<RedisResult<Value>>) -> QueuedWrite,
-) -> RedisResult<Value> {
-    let permit = queue.reserve().await.map_err(|_| gone())?;
-    let (answer, answered) = oneshot::channel();
-    permit.send(make(answer));
-    answered.await.map_err(|_| gone())?
-}
-
-/// Returns the error after the committer has ended, which it does after all its writers.
-fn gone() -> RedisError {
-    std::io::Error::new(std::io::ErrorKind::ConnectionReset, "the committer has stopped").into()
+    ask(queue, |answer| QueuedWrite::Command { command: command(), answer }).await
 }

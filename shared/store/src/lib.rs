@@ -36,6 +36,7 @@ pub mod traffic_record;
 pub mod trim;
 mod key_types;
 mod memory_usage;
+mod task_queue;
 
 pub use ack_level::{AckLevel, BadAckLevel, Barrier, UnmetLevel};
 pub use connection::{Redis, RedisConnection};

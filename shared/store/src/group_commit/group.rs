@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, RedisError, RedisResult, Value};
-use tokio::sync::oneshot;
 
 use crate::{
     append_call::{self, AppendBatch},
     connection::is_no_script,
     keys::CopyStreams,
     limits::{COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, COMMITS_MAX},
+    task_queue::Answer,
 };
-
-type Answer = oneshot::Sender<RedisResult<Value>>;
 
 /// A write that waits for its turn.
 pub(super) enum QueuedWrite {

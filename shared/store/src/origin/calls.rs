@@ -6,17 +6,17 @@
 
 use std::{collections::VecDeque, sync::LazyLock};
 
-use redis::{Cmd, RedisResult, Script, Value, aio::ConnectionLike, cmd};
+use redis::{Cmd, RedisResult, Script, Value, cmd};
 use spoke_protocol::{Checkpoint, Epoch, Seq, sync::ReadSize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::{
-    Redis, RedisConnection, StoreError,
-    connection::is_no_script,
+    Redis, StoreError,
     limits::{
         ENTRY_BYTES_MAX, ORIGIN_CALL_BYTES, ORIGIN_CALL_ENTRIES, ORIGIN_QUEUE_MAX, ORIGIN_TASKS_MAX,
     },
     scripts::of_entries,
+    task_queue::{Answer, ask},
 };
 
 static ORIGIN_TASKS: LazyLock<Script> =
@@ -65,7 +65,7 @@ pub(super) enum TaskKind {
 
 struct QueuedTask {
     task: StreamTask,
-    answer: oneshot::Sender<RedisResult<Value>>,
+    answer: Answer,
 }
 
 /// Creates calls without a caller.
@@ -96,10 +96,7 @@ impl OriginCalls {
             let answer = answers.into_iter().next().unwrap_or(Value::Nil);
             return Ok(answer.extract_error()?);
         };
-        let (answer, answered) = oneshot::channel();
-        let gone = StoreError::connection_lost;
-        queue.send(QueuedTask { task, answer }).await.map_err(|_| gone())?;
-        Ok(answered.await.map_err(|_| gone())??)
+        Ok(ask(queue, |answer| QueuedTask { task, answer }).await?)
     }
 }
 
@@ -145,26 +142,9 @@ fn answer_all(waiting: &mut VecDeque<QueuedTask>, answers: RedisResult<Vec<Value
 
 /// Runs tasks in one call. Returns an answer for each, which may be an error.
 async fn call(redis: &Redis, tasks: &[&StreamTask]) -> RedisResult<Vec<Value>> {
-    let command = command(tasks);
-    let mut connection = redis.connection();
-    let answers = match query(&mut connection, &command).await {
-        Err(error) if is_no_script(&error) => {
-            ORIGIN_TASKS.load_async(&mut connection).await?;
-            query(&mut connection, &command).await?
-        }
-        answers => answers?,
-    };
-    match answers {
+    match redis.call(&command(tasks), &ORIGIN_TASKS).await? {
         Value::Array(answers) => Ok(answers),
         _ => Ok(Vec::new()),
-    }
-}
-
-/// Returns the reply with the errors in it; an error only if the whole call failed.
-async fn query(connection: &mut RedisConnection, command: &Cmd) -> RedisResult<Value> {
-    match connection.req_packed_command(command).await? {
-        error @ Value::ServerError(_) => error.extract_error(),
-        reply => Ok(reply),
     }
 }
 

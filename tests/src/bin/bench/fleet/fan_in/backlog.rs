@@ -1,12 +1,16 @@
 //! A client with a large backlog beside many that publish a little.
 
+use spoke_tests::cloud::IN;
+
 use super::{
     CLIENTS, Options, RATES, Run,
     load_process::LoadProcess,
-    loader::{Load, LoadResult},
-    servers::System,
+    loader::{Load, LoadResult, Protocol},
 };
-use crate::figure::{Figure, Goal};
+use crate::{
+    figure::{Figure, Goal},
+    fleet::stand::{Security, Stand},
+};
 
 /// Entries of the backlog, more than are carried while the others are measured.
 const BACKLOG: u64 = 1_000_000;
@@ -30,13 +34,13 @@ pub(super) async fn measure(options: &Options, alone: &[Run]) -> Vec<Figure> {
 }
 
 async fn beside_backlog(options: &Options) -> LoadResult {
-    let servers = System::Spoke.start(CLIENTS).await;
-    let (protocol, port) = servers.address();
+    let stand = Stand::start(Security::Plain).await;
+    stand.admit(0..CLIENTS).await;
     let clients = CLIENTS - 1;
     let others = Load {
-        protocol,
-        port,
-        seed: servers.seed(),
+        protocol: Protocol::Spoke,
+        port: stand.hub.address().port(),
+        seed: stand.seed,
         clients,
         first_client: 0,
         per_second: clients as u64 * RATES[0],
@@ -56,9 +60,9 @@ async fn beside_backlog(options: &Options) -> LoadResult {
     let mut backlog = LoadProcess::start(&backlog).await;
     backlog.begin().await;
     others.begin().await;
-    let before = servers.length().await;
+    let before = stand.cloud.length(IN).await;
     let result = others.result().await.unwrap_or_else(|error| panic!("{error}"));
-    let carried = servers.length().await - before;
+    let carried = stand.cloud.length(IN).await - before;
     let own = result.measured as usize;
     assert!(carried > 2 * own, "the backlog ended early: {carried} entries, {own} of the others");
     result

@@ -119,14 +119,6 @@ impl Servers {
         }
     }
 
-    /// The number of entries in the hub's stream; 0 for a peer.
-    pub(super) async fn length(&self) -> usize {
-        match self {
-            Self::Spoke(stand) => stand.cloud.length(IN).await,
-            Self::Peer { .. } => 0,
-        }
-    }
-
     /// The number of entries that were acknowledged and that the system has stored.
     ///
     /// # Panics
