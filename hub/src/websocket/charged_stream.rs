@@ -14,6 +14,7 @@ use spoke_protocol::{ClientId, limits::FRAME_BYTES_MAX, wire::websocket::FrameLi
 use spoke_service::api_error::ApiError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::read_ahead::ReadAhead;
 use crate::{
     limits::{BUDGET_COPIES, BUDGET_FRAME_PATIENCE, BUDGET_GROW_PATIENCE, SOCKET_BYTES_KEPT},
     memory_budget::{MemoryBudget, MemoryCharge},
@@ -29,6 +30,7 @@ pub(super) struct ChargeAccount {
 /// Byte stream with frame limits and memory charges.
 pub(super) struct ChargedStream<S> {
     stream: S,
+    ahead: ReadAhead,
     watch: FrameLimiter,
     account: Option<ChargeAccount>,
     charge: Option<MemoryCharge>,
@@ -45,7 +47,8 @@ impl ChargeAccount {
 impl<S> ChargedStream<S> {
     pub(super) fn new(stream: S) -> Self {
         let watch = FrameLimiter::default();
-        Self { stream, watch, account: None, charge: None, waiting: None }
+        let ahead = ReadAhead::default();
+        Self { stream, ahead, watch, account: None, charge: None, waiting: None }
     }
 
     pub(super) fn charge_to(&mut self, account: ChargeAccount) {
@@ -108,7 +111,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for ChargedStream<S> {
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_charge(cx))?;
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let Self { stream, ahead, .. } = &mut *self;
+        ready!(ahead.poll_read(Pin::new(stream), cx, buf))?;
         let flood = self.watch.handle_read(&buf.filled()[before..], Instant::now());
         Poll::Ready(flood.map_err(|flood| io::Error::new(io::ErrorKind::InvalidData, flood)))
     }

@@ -36,10 +36,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{
-    charged_stream::{ChargeAccount, ChargedStream},
-    read_ahead::ReadAhead,
-};
+use super::charged_stream::{ChargeAccount, ChargedStream};
 use crate::{
     limits::SOCKET_BYTES_KEPT,
     memory_budget::{MemoryBudget, MemoryCharge},
@@ -55,13 +52,10 @@ const WRITE_BUFFER_BYTES: usize = 2 * 1024;
 /// is closed within a second.
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Byte stream below the library.
-type SocketStream<S> = ChargedStream<ReadAhead<S>>;
-
 /// Server side of a WebSocket.
 pub(crate) struct ServerSocket<S = TokioIo<Upgraded>> {
     /// `None` only while it is recreated.
-    library: Option<WebSocketStream<SocketStream<S>>>,
+    library: Option<WebSocketStream<ChargedStream<S>>>,
     /// Messages received so far.
     taken: u64,
     /// Size of the largest message in either direction since the state was created, in bytes.
@@ -119,7 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerSocket<S> {
     /// Creates the server side over an upgraded connection.
     pub(crate) fn new(stream: S) -> Self {
         Self {
-            library: Some(library(ChargedStream::new(ReadAhead::new(stream)))),
+            library: Some(library(ChargedStream::new(stream))),
             taken: 0,
             largest: 0,
             is_flushed: true,
@@ -137,11 +131,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerSocket<S> {
         self.account = Some(account);
     }
 
-    fn library(&mut self) -> Pin<&mut WebSocketStream<SocketStream<S>>> {
+    fn library(&mut self) -> Pin<&mut WebSocketStream<ChargedStream<S>>> {
         Pin::new(self.library.as_mut().expect("the state is always put back"))
     }
 
-    fn watched(&mut self) -> &mut SocketStream<S> {
+    fn watched(&mut self) -> &mut ChargedStream<S> {
         self.library.as_mut().expect("the state is always put back").get_mut()
     }
 
@@ -172,8 +166,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerSocket<S> {
 
 /// Creates the library's state with small buffers.
 fn library<S: AsyncRead + AsyncWrite + Unpin>(
-    watched: SocketStream<S>,
-) -> WebSocketStream<SocketStream<S>> {
+    watched: ChargedStream<S>,
+) -> WebSocketStream<ChargedStream<S>> {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
