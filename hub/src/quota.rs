@@ -90,9 +90,9 @@ impl RedisQuota {
         }
     }
 
-    /// Returns the limits of the batches of a client with this rate.
-    pub(crate) fn granted(&self, rate: Option<EntryRate>) -> ReceiveLimits {
-        rate.unwrap_or(self.client_rate).granted()
+    /// Returns the limits of the batches of a client with this rate, while the hub has this many connections.
+    pub(crate) fn granted(&self, rate: Option<EntryRate>, connections: usize) -> ReceiveLimits {
+        rate.unwrap_or(self.client_rate).granted(connections)
     }
 
     /// Waits briefly until the client may add this batch.

@@ -85,7 +85,7 @@ async fn session(
         cursor: cursor.into(),
         origin: begun.standing.origin_state().into(),
         position: begun.position.into(),
-        granted: hub.quota.granted(caller.rate).into(),
+        granted: hub.quota.granted(caller.rate, hub.connections.count()).into(),
         server_time_ms: unix_ms(),
         partner,
     }))

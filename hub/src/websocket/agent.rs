@@ -158,7 +158,7 @@ impl AgentSession {
             generation: self.generation,
             cursor: self.cursor,
             origin: self.begun.standing.origin_state(),
-            granted: hub.quota.granted(rate),
+            granted: hub.quota.granted(rate, hub.connections.count()),
             heartbeat_ms: HEARTBEAT.as_millis() as u64,
             server_time_ms: unix_ms(),
             features: hub.features().common(self.features),

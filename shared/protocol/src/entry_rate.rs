@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     byte_size::ByteSize,
-    limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_GRANTED, RATE_BATCH_SPAN, RATE_BYTES_MIN},
+    limits::{
+        BATCH_BYTES_MAX, BATCH_ENTRIES_GRANTED, BATCH_ENTRIES_GRANTED_BUSY, CONNECTIONS_FEW,
+        RATE_BATCH_SPAN, RATE_BYTES_MIN,
+    },
     message::ReceiveLimits,
 };
 
@@ -40,13 +43,17 @@ impl EntryRate {
         of(entries, self.entries).max(of(bytes, self.bytes))
     }
 
-    /// Returns the limits for the batches of a sender that has this rate. A batch takes at most
-    /// [`RATE_BATCH_SPAN`], so that acknowledgements keep coming while the sender is slowed down.
-    pub fn granted(&self) -> ReceiveLimits {
+    /// Returns the limits for the batches of a sender that has this rate, at a hub with this many connections. A batch
+    /// takes at most [`RATE_BATCH_SPAN`], so that acknowledgements keep coming while the sender is slowed down.
+    pub fn granted(&self, connections: usize) -> ReceiveLimits {
+        let batch_entries = match connections <= CONNECTIONS_FEW {
+            true => BATCH_ENTRIES_GRANTED,
+            false => BATCH_ENTRIES_GRANTED_BUSY,
+        };
         let span = RATE_BATCH_SPAN.as_secs();
         let part = |rate: u64, max: usize| rate.saturating_mul(span).min(max as u64) as usize;
         ReceiveLimits {
-            batch_entries: part(self.entries, BATCH_ENTRIES_GRANTED),
+            batch_entries: part(self.entries, batch_entries),
             batch_bytes: part(self.bytes, BATCH_BYTES_MAX),
             ..ReceiveLimits::default()
         }
@@ -136,14 +143,21 @@ mod tests {
     #[test]
     fn even_at_the_smallest_rate_acknowledgements_come_before_the_link_is_given_up() {
         let least = EntryRate { entries: 1, bytes: RATE_BYTES_MIN };
-        let granted = least.granted();
+        let granted = least.granted(1);
         let of_batch = least.time(granted.batch_entries as u64, granted.batch_bytes as u64);
         assert_eq!(of_batch, RATE_BATCH_SPAN);
         assert!(of_batch * granted.window_batches as u32 <= PROGRESS_TIMEOUT);
         let largest = ENTRY_VALUE_BYTES_MAX + ENTRY_FIELDS_MAX * FIELD_NAME_BYTES_MAX;
         assert!(least.time(1, largest as u64) * 2 < PROGRESS_TIMEOUT);
+    }
+
+    #[test]
+    fn a_hub_with_many_connections_grants_smaller_batches() {
+        let granted = |connections| EntryRate::UNLIMITED.granted(connections);
         let most =
             ReceiveLimits { batch_entries: BATCH_ENTRIES_GRANTED, ..ReceiveLimits::default() };
-        assert_eq!(EntryRate::UNLIMITED.granted(), most);
+        assert_eq!(granted(CONNECTIONS_FEW), most);
+        let busy = ReceiveLimits { batch_entries: BATCH_ENTRIES_GRANTED_BUSY, ..most };
+        assert_eq!(granted(CONNECTIONS_FEW + 1), busy);
     }
 }

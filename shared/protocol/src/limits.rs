@@ -26,9 +26,15 @@ pub const FIELD_NAME_BYTES_MAX: usize = 1024;
 /// The maximum number of entries in one batch. A script call takes about 5 ms for a thousand small ones, during
 /// which Redis serves no other client.
 pub const BATCH_ENTRIES_MAX: usize = 1000;
-/// The number of entries in one batch that a hub grants: about 2 ms of its Redis, for which the batches of all other
-/// clients wait. A backlog is carried as fast as with more.
+/// The number of entries in one batch that a hub with few connections grants: about 2 ms of its Redis, for which the
+/// batches of all other clients wait. A backlog is carried as fast as with more.
 pub const BATCH_ENTRIES_GRANTED: usize = 400;
+/// The number of entries in one batch that a hub with more than [`CONNECTIONS_FEW`] connections grants, so that a
+/// backlog delays the other clients less, though it is carried slower.
+pub const BATCH_ENTRIES_GRANTED_BUSY: usize = 100;
+/// The maximum number of connections at which a hub grants large batches. Entries of more clients than these may wait
+/// behind them.
+pub const CONNECTIONS_FEW: usize = 100;
 /// The maximum bytes of names and values in one batch of several entries, where a field counts as at least
 /// [`FIELD_BYTES_MIN`]. A thousand entries of a quarter of a kilobyte occupy Redis for 3 ms; the longest call
 /// has to stay below 5 ms.

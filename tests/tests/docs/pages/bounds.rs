@@ -15,6 +15,9 @@ const MIB: usize = 1024 * KIB;
 fn every_limit_in_the_documents_matches_the_code() {
     let connections_per_client = CONNECTIONS_PER_CLIENT_MAX;
     let idle = IDLE_TIMEOUT.as_secs();
+    let granted = format!(
+        "{BATCH_ENTRIES_GRANTED} entries, or {BATCH_ENTRIES_GRANTED_BUSY} with more than {CONNECTIONS_FEW} connections"
+    );
     let operate = [
         format!("| fields of an entry | {ENTRY_FIELDS_MAX} |"),
         format!("| values of an entry together | {} MiB |", ENTRY_VALUE_BYTES_MAX / MIB),
@@ -25,7 +28,7 @@ fn every_limit_in_the_documents_matches_the_code() {
             thousands(BATCH_ENTRIES_MAX),
             BATCH_BYTES_MAX / KIB
         ),
-        format!("grants agents {BATCH_ENTRIES_GRANTED} entries"),
+        format!("the hub grants agents {granted}"),
         format!("| batches in flight | {WINDOW_BATCHES} |"),
         format!("| frame, HTTP body | {} MiB |", FRAME_BYTES_MAX / MIB),
         format!(
@@ -62,7 +65,7 @@ fn every_limit_in_the_documents_matches_the_code() {
         format!("that was silent for {idle} s"),
         format!("acknowledged nothing for {} s", PROGRESS_TIMEOUT.as_secs()),
         format!("at most {LOSSES_MAX}."),
-        format!("The hub grants {BATCH_ENTRIES_GRANTED} entries"),
+        format!("The hub grants {granted}"),
         format!("unpacks to at most {} MiB", FRAME_BYTES_MAX / MIB),
         format!("above about {} bytes", COMPRESS_BYTES_MIN / 100 * 100),
         format!(
