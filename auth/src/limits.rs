@@ -10,6 +10,9 @@ use std::time::Duration;
 pub const TOKENS_PER_CLIENT_MAX: usize = 16;
 /// Life of a token after it was refreshed: the response may have been lost.
 pub const REFRESHED_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Calls of a script that may end a client's sessions: one to learn which they are, and one for each time that they
+/// changed in between.
+pub const SESSION_CALLS_MAX: usize = 5;
 /// Minimum of the setting `session_ttl_seconds`: a device asks for its next token after half of that, and a response
 /// may take as long as bcrypt is queued.
 pub const SESSION_TTL_SECONDS_MIN: u64 = 60;

@@ -8,6 +8,7 @@ mod scripts;
 
 use std::time::Duration;
 
+use redis::{FromRedisValue, ScriptInvocation, Value};
 use secrecy::{ExposeSecret, SecretString};
 use spoke_protocol::ClientId;
 use spoke_store::{Redis, StoreError, session_tokens};
@@ -21,8 +22,8 @@ use self::{
 };
 use crate::{
     limits::{
-        REFRESHED_LIFE, TOKENS_PER_CLIENT_MAX, WRONG_CODES_ALL_MAX, WRONG_CODES_ALL_WINDOW,
-        WRONG_CODES_FEW, WRONG_CODES_MAX,
+        REFRESHED_LIFE, SESSION_CALLS_MAX, TOKENS_PER_CLIENT_MAX, WRONG_CODES_ALL_MAX,
+        WRONG_CODES_ALL_WINDOW, WRONG_CODES_FEW, WRONG_CODES_MAX,
     },
     session_token::SessionToken,
 };
@@ -179,7 +180,7 @@ impl AuthStore {
             .arg(it.now_ms)
             .arg(it.secret.hash.expose_secret())
             .arg(it.secret.tag);
-        let answer: String = self.redis.invoke(&call).await?;
+        let answer: String = self.invoke_with_sessions(call).await?;
         Ok(match answer.as_str() {
             "registered" => RegisterResult::Registered,
             "taken" => RegisterResult::Taken,
@@ -218,7 +219,7 @@ impl AuthStore {
             .arg(self.session_ttl_ms())
             .arg(TOKENS_PER_CLIENT_MAX)
             .arg(secret.tag);
-        self.redis.invoke(&call).await
+        self.invoke_with_sessions(call).await
     }
 
     /// Opens the session `new` for the holder of `live`, which lives for [`REFRESHED_LIFE`] at most from now on.
@@ -238,7 +239,7 @@ impl AuthStore {
             .arg(self.session_ttl_ms())
             .arg(TOKENS_PER_CLIENT_MAX)
             .arg(REFRESHED_LIFE.as_millis() as u64);
-        self.redis.invoke(&call).await
+        self.invoke_with_sessions(call).await
     }
 
     /// Ends a client's session and all others of the same login. Returns `false` if it had ended before.
@@ -249,7 +250,30 @@ impl AuthStore {
     ) -> Result<bool, StoreError> {
         let mut call = LOGOUT.prepare_invoke();
         call.key(self.session_key(token)).key(self.keys.sessions(client));
-        self.redis.invoke(&call).await
+        self.invoke_with_sessions(call).await
+    }
+
+    /// Runs a script that may end the sessions of a client, with those that the client has as further keys. The script
+    /// returns them if they are others than those of the call.
+    ///
+    /// # Errors
+    /// [`StoreError`] if Redis fails, or if the sessions change with every try.
+    async fn invoke_with_sessions<T: FromRedisValue>(
+        &self,
+        mut call: ScriptInvocation<'_>,
+    ) -> Result<T, StoreError> {
+        for _ in 0..SESSION_CALLS_MAX {
+            match self.redis.invoke(&call).await? {
+                listed @ Value::Array(_) => {
+                    let sessions: Vec<String> = redis::from_redis_value(listed)?;
+                    sessions.into_iter().for_each(|session| {
+                        call.key(session);
+                    });
+                }
+                answer => return Ok(redis::from_redis_value(answer)?),
+            }
+        }
+        Err(StoreError::contended("the sessions of the client changed with every try"))
     }
 
     /// Returns the client of a live session; `None` if the session has ended or its client was revoked.

@@ -71,7 +71,7 @@ impl AuthStore {
                 ProvisionMode::New => "new",
                 ProvisionMode::Again => "again",
             });
-        let ended: i64 = self.redis.invoke(&call).await?;
+        let ended: i64 = self.invoke_with_sessions(call).await?;
         Ok(u64::try_from(ended).ok())
     }
 
@@ -96,7 +96,7 @@ impl AuthStore {
     pub(crate) async fn revoke(&self, client: &ClientId) -> Result<Option<u64>, StoreError> {
         let mut call = REVOKE.prepare_invoke();
         call.key(self.keys.client(client)).key(self.keys.sessions(client));
-        let ended: i64 = self.redis.invoke(&call).await?;
+        let ended: i64 = self.invoke_with_sessions(call).await?;
         Ok(u64::try_from(ended).ok())
     }
 

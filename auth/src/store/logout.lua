@@ -1,10 +1,14 @@
 -- Ends a session, and all others of the same login, which it was refreshed from or into.
 --
--- KEYS  1 the session  2 its client's list of sessions
--- Returns 1, or 0 if it had ended before.
+-- KEYS  1 the session  2 its client's list of sessions  3... the listed sessions
+-- Returns 1, or 0 if it had ended before, or the listed sessions.
+local sessions, are_declared = sessions_of(KEYS[2])
+if not are_declared then
+  return sessions
+end
 local login = redis.call('HGET', KEYS[1], 'login') or KEYS[1]
 local of_login = {}
-for _, session in ipairs(sessions_of(KEYS[2])) do
+for _, session in ipairs(sessions) do
   local found = redis.pcall('HGET', session, 'login')
   if session == login or found == login then
     of_login[#of_login + 1] = session

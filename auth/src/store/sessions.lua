@@ -4,8 +4,9 @@
 -- The first write is one that a full Redis refuses: after it, Redis refuses no write of the script.
 --
 -- A client's sessions are listed in a sorted set: member, the session's key; score, its end in ms of Redis'
--- own clock, which also expires the sessions. So a revocation finds them all. The keys of sessions are arguments
--- of the scripts, or members of that set.
+-- own clock, which also expires the sessions. So a revocation finds them all. A script that may end them has them all
+-- among its KEYS, since a Redis Cluster requires that: if the list has another one, the script changes nothing and
+-- returns the list, and the caller repeats the call with it.
 
 -- Returns an argument as a whole number from `least` to COUNT_MAX; ends the script if it is not one.
 local function argument(at, least)
@@ -25,12 +26,23 @@ local function now_ms()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- Returns the keys of all listed sessions. A key of another type lists none, and is replaced.
+-- Returns the keys of all listed sessions, and whether all of them are among the KEYS. A key of another type lists none,
+-- and is replaced.
 local function sessions_of(list)
   if redis.call('TYPE', list).ok ~= 'zset' then
-    return {}
+    return {}, true
   end
-  return redis.call('ZRANGE', list, 0, -1)
+  local declared = {}
+  for _, key in ipairs(KEYS) do
+    declared[key] = true
+  end
+  local sessions = redis.call('ZRANGE', list, 0, -1)
+  for _, session in ipairs(sessions) do
+    if not declared[session] then
+      return sessions, false
+    end
+  end
+  return sessions, true
 end
 
 -- Fails, before the first write, if Redis would refuse an expiry this far ahead.

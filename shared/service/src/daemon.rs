@@ -50,7 +50,10 @@ use crate::{
     shutdown::Shutdown,
     systemd,
 };
-use spoke_store::{Redis, probe::watch};
+use spoke_store::{
+    Redis,
+    probe::{follow_primary, watch},
+};
 
 /// Beyond [`DRAIN_TIMEOUT`], which the listeners use up, for the tasks around them.
 const DRAIN_SLACK: Duration = Duration::from_secs(2);
@@ -90,6 +93,9 @@ pub async fn watch_redis(
 ) -> Result<(), ConfigError> {
     require_supported(redis, setting).await?;
     shutdown.spawn("redis health", watch(redis.clone(), shutdown.token()));
+    if redis.has_sentinels() {
+        shutdown.spawn("redis primary", follow_primary(redis.clone(), shutdown.token()));
+    }
     shutdown.spawn("redis preflight", warn_once(redis.clone(), setting, shutdown.clone()));
     Ok(())
 }

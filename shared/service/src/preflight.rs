@@ -18,7 +18,7 @@ use spoke_store::{
 /// # Errors
 /// [`ConfigError`] for the setting `key` that names the unusable file.
 pub fn check_redis_url(url: &RedisUrl, key: &str) -> Result<(), ConfigError> {
-    url.client().map(|_| ()).map_err(|error| {
+    url.check_files().map_err(|error| {
         let help =
             "give files in PEM form that this user may read, and certificate and key of one pair";
         ConfigError::bad(key, format!("{}; {help}", error_chain(&error)))

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 
 use redis::{RedisError, RedisResult, Value, make_extension_error};
 
+use crate::redis_url::ServerAddress;
+
 /// Spoke's own error code for an unsupported server.
 pub(super) const UNFIT: &str = "UNFIT";
 /// The oldest Redis that counts the entries ever added to a stream.
@@ -51,7 +53,8 @@ impl ServerGreeting {
                     .to_owned(),
             )),
             "sentinel" => Err(unfit(
-                "the server is a Sentinel, which stores no data; use the address of the primary"
+                "the server is a Sentinel, which stores no data; use \
+                 redis+sentinel://HOST1,HOST2,HOST3/NAME"
                     .to_owned(),
             )),
             _ => Ok(()),
@@ -64,13 +67,22 @@ impl ServerGreeting {
     }
 }
 
-fn unfit(problem: String) -> RedisError {
+/// Returns the error for a server that Spoke does not support.
+pub(super) fn unfit(problem: String) -> RedisError {
     make_extension_error(UNFIT.to_owned(), Some(problem))
 }
 
 /// Returns the error that Redis gives for a write to a replica.
 pub(super) fn writable_replica() -> RedisError {
-    let problem = "the server is a replica, although it accepts writes (replica-read-only no)";
+    read_only("the server is a replica, although it accepts writes (replica-read-only no)")
+}
+
+/// Returns the same error for a server that the Sentinels name and that is no primary.
+pub(super) fn no_primary(address: &ServerAddress) -> RedisError {
+    read_only(&format!("the Sentinels name {address}, which is a replica"))
+}
+
+fn read_only(problem: &str) -> RedisError {
     make_extension_error("READONLY".to_owned(), Some(problem.to_owned()))
 }
 
@@ -97,7 +109,7 @@ mod tests {
             ("6.2.14", "standalone", Some("Redis 6.2.14, but Spoke requires 7.0")),
             ("6.2.14", "cluster", Some("6.2.14")),
             ("7.0.15", "cluster", Some("cluster-enabled no")),
-            ("7.0.15", "sentinel", Some("the primary")),
+            ("7.0.15", "sentinel", Some("redis+sentinel://")),
         ] {
             let checked = greeting(version, mode, "master").check().map_err(|it| it.to_string());
             match problem {

@@ -24,15 +24,15 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
-pub(super) use self::inner::ConnectionVerdict;
-use self::inner::{SharedConnection, connect};
+pub(super) use self::inner::{ConnectionVerdict, is_lost};
+use self::inner::{SharedConnection, connect, find_primary};
 use super::{
     StoreError,
     compatibility::{ServerGreeting, writable_replica},
     health::{Health, HealthSubject},
     stats::RedisStats,
 };
-use crate::RedisUrl;
+use crate::{RedisUrl, redis_url::ServerAddress, sentinels::Sentinels};
 
 /// A Redis. Cheap to clone; all clones share the connection.
 #[derive(Clone)]
@@ -64,12 +64,17 @@ impl Redis {
     }
 
     fn make(url: &RedisUrl, probed: Option<String>) -> Result<Self, StoreError> {
-        let (url, client) = (url.clone(), url.client()?);
-        let (current, stats) = (Mutex::default(), RedisStats::default());
-        let health = Health::new(HealthSubject::Writes);
-        Ok(Self {
-            shared: Arc::new(SharedConnection { url, client, probed, current, stats, health }),
-        })
+        let db = url.client(None)?.get_connection_info().redis_settings().db();
+        let shared = SharedConnection {
+            url: url.clone(),
+            sentinels: Sentinels::of(url).map(Arc::new),
+            db,
+            probed,
+            current: Mutex::default(),
+            stats: RedisStats::default(),
+            health: Health::new(HealthSubject::Writes),
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Returns the connection, to run commands on. A command waits at most
@@ -97,7 +102,19 @@ impl Redis {
         &self,
         on_push: impl Fn(PushInfo) + Send + Sync + 'static,
     ) -> RedisResult<MultiplexedConnection> {
-        connect(&self.shared.url, on_push).await
+        let primary = find_primary(self.shared.sentinels.as_deref()).await?;
+        connect(&self.shared.url, primary.as_ref(), on_push).await
+    }
+
+    /// Returns whether Sentinels tell which server is the primary.
+    pub fn has_sentinels(&self) -> bool {
+        self.shared.sentinels.is_some()
+    }
+
+    /// Ends all commands on a server that the Sentinels no longer name as the primary, and returns the one that they
+    /// name.
+    pub(super) async fn leave_old_primary(&self) -> Option<ServerAddress> {
+        self.shared.leave_old_primary().await
     }
 
     /// Takes the replies of a dedicated connection.
@@ -177,26 +194,6 @@ impl Redis {
             reply => reply,
         }
     }
-
-    /// Runs a transaction that calls a script by its digest, and loads the script if Redis does not have it yet.
-    ///
-    /// # Errors
-    /// [`StoreError::Unreachable`] if it is unknown whether the transaction ran; another [`StoreError`] if Redis
-    /// fails.
-    pub async fn transact<T: FromRedisValue>(
-        &self,
-        transaction: &Pipeline,
-        script: &Script,
-    ) -> Result<T, StoreError> {
-        let mut connection = self.connection();
-        match transaction.query_async(&mut connection).await {
-            Err(error) if is_no_script(&error) => {
-                script.load_async(&mut connection).await?;
-                Ok(transaction.query_async(&mut connection).await?)
-            }
-            result => Ok(result?),
-        }
-    }
 }
 
 async fn query(connection: &mut RedisConnection, command: &Cmd) -> RedisResult<Value> {
@@ -230,19 +227,19 @@ impl ConnectionLike for RedisConnection {
     }
 
     fn get_db(&self) -> i64 {
-        self.shared.client.get_connection_info().redis_settings().db()
+        self.shared.db
     }
 }
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Redis").field(self.shared.client.get_connection_info().addr()).finish()
+        f.debug_tuple("Redis").field(&self.shared.url).finish()
     }
 }
 
 impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Connection").field(self.shared.client.get_connection_info().addr()).finish()
+        f.debug_tuple("Connection").field(&self.shared.url).finish()
     }
 }
 

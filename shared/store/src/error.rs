@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, io};
 
-use redis::{ErrorKind, ParsingError, RedisError};
+use redis::{ErrorKind, ParsingError, RedisError, make_extension_error};
 
 use super::compatibility::UNFIT;
 use spoke_diagnostics::{error_chain, tls_error::explain};
@@ -10,6 +10,8 @@ use spoke_protocol::Seq;
 
 pub(super) const STREAM: &str = "stream";
 pub(super) const HASH: &str = "hash";
+/// Spoke's own error code for a change that another party changes again and again.
+const CONTENDED: &str = "CONTENDED";
 
 /// An error of Redis, or of the connection to it.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +110,11 @@ impl StoreError {
     /// Returns the error of a closed connection.
     pub fn connection_lost() -> Self {
         io::Error::new(io::ErrorKind::ConnectionReset, "the connection was closed").into()
+    }
+
+    /// Returns the error of a change that was repeated because another party changed the same, and too often.
+    pub fn contended(problem: &str) -> Self {
+        make_extension_error(CONTENDED.to_owned(), Some(problem.to_owned())).into()
     }
 
     /// All words of [`Self::word`].
@@ -255,7 +262,7 @@ impl From<RedisError> for StoreError {
                 _,
                 Some(
                     word @ ("LOADING" | "BUSY" | "READONLY" | "MISCONF" | "OOM" | "MASTERDOWN"
-                    | "TRYAGAIN" | "CLUSTERDOWN" | "NOREPLICAS" | "NOFSYNC"),
+                    | "TRYAGAIN" | "CLUSTERDOWN" | "NOREPLICAS" | "NOFSYNC" | CONTENDED),
                 ),
             ) => Self::Busy { code: word.to_owned(), source },
             (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED")) => Self::Denied { source },
@@ -290,6 +297,14 @@ fn code(error: &RedisError) -> Option<String> {
         errors.first().map(|(_, error)| error.code().to_owned())
     };
     in_pipeline().or_else(|| error.code().map(str::to_owned))
+}
+
+/// Returns whether the connection is broken. After a reply that cannot be parsed, no later one can be; a reply that is
+/// missing would block all later ones.
+pub(super) fn is_lost(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || error.is_io_error()
+        || error.is_unrecoverable_error()
 }
 
 impl fmt::Display for RedisFault {

@@ -119,6 +119,18 @@ impl Health {
         self.probed.subscribe()
     }
 
+    /// Resolves when probes succeed on another connection than now: another server may have taken over.
+    pub(super) async fn replaced(&self) {
+        let mut probed = self.probed();
+        let mut current = *probed.borrow_and_update();
+        // The first probe sets the generation.
+        while probed.changed().await.is_ok() {
+            if std::mem::replace(&mut current, *probed.borrow_and_update()) != 0 {
+                return;
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<OngoingOutage>> {
         self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -132,6 +132,7 @@ impl Hints {
             let result = tokio::select! {
                 () = ended.cancelled() => return,
                 result = self.listen(&redis, &prefixes, &mut retry, &mut outages) => result,
+                () = redis.health().replaced() => Ok(()),
             };
             self.wake_all();
             let Err(error) = result else { continue };
@@ -158,8 +159,6 @@ impl Hints {
         retry: &mut RetryDelay,
         outages: &mut HintOutages,
     ) -> Result<(), StoreError> {
-        let mut probed = redis.health().probed();
-        let mut connected_on = *probed.borrow_and_update();
         let lost = Arc::new(Notify::new());
         let mut connection = self.connect(redis, lost.clone()).await?;
         let denied = match track(&mut connection, prefixes).await {
@@ -176,12 +175,6 @@ impl Hints {
         loop {
             tokio::select! {
                 () = lost.notified() => return Err(StoreError::connection_lost()),
-                Ok(()) = probed.changed() => {
-                    // The first probe sets the generation.
-                    if std::mem::replace(&mut connected_on, *probed.borrow_and_update()) != 0 {
-                        return Ok(());
-                    }
-                }
                 _ = sweep.tick() => self.sweep(prefixes, &mut connection).await?,
                 _ = again.tick(), if denied.is_some() => return Ok(()),
                 _ = ping.tick() => cmd("PING").query_async::<()>(&mut connection).await?,

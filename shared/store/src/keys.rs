@@ -120,11 +120,6 @@ impl HubKeys {
         format!("{}:client:", self.prefix)
     }
 
-    /// The prefix of the keys of all hub processes.
-    pub fn hub_prefix(&self) -> String {
-        format!("{}:hub:", self.prefix)
-    }
-
     /// The identity of the hub: a random value, which moves with its data.
     pub fn identity(&self) -> String {
         format!("{}:identity", self.prefix)
@@ -132,7 +127,7 @@ impl HubKeys {
 
     /// The key that exists while this hub process runs.
     pub fn hub(&self, name: &str) -> String {
-        format!("{}{name}", self.hub_prefix())
+        format!("{}:hub:{name}", self.prefix)
     }
 
     /// The prefix of the bells of all clients.

@@ -32,6 +32,7 @@ mod scripts;
 pub mod session_tokens;
 pub mod throttle_mark;
 pub mod redis_settings;
+mod sentinels;
 pub mod traffic_record;
 pub mod trim;
 mod key_types;

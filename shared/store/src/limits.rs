@@ -94,6 +94,12 @@ pub const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a name is resolved again while its server does not accept writes.
 pub const REDIS_RESOLVE_INTERVAL: Duration = Duration::from_millis(500);
+/// The maximum number of Sentinels in a URL. Deployments have three or five.
+pub const SENTINELS_MAX: usize = 16;
+/// The timeout of a Sentinel's answer. All are waited for, so one that hangs delays a new connection by this.
+pub const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the Sentinels are asked for the primary: one small command to each.
+pub const SENTINEL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is checked whether a Redis accepts writes: one round trip that changes nothing. A server that was
 /// demoted is detected within this time, even if nothing is written.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(2);
@@ -133,6 +139,9 @@ pub const BELL_TTL: Duration = Duration::from_secs(10);
 /// The number of former processes of one client that are recorded: a few devices of one identity, each restarted
 /// once.
 pub const FORMER_INSTANCES_MAX: usize = 4;
+/// The maximum number of calls to open a session: one more for each time that the client's last session is found at
+/// another hub than assumed.
+pub const OPEN_TRIES_MAX: usize = 5;
 
 // ---- Views for operators -----------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ use std::{fmt, sync::LazyLock};
 use redis::{AsyncCommands, Script, Value, cmd};
 
 use super::{Redis, StoreError, decode, keys::HubKeys, scripts::of_copy};
-use crate::limits::{BELL_TTL, FORMER_INSTANCES_MAX, HUB_TTL};
+use crate::limits::{BELL_TTL, FORMER_INSTANCES_MAX, HUB_TTL, OPEN_TRIES_MAX};
 use spoke_protocol::{
     ClientId, Direction, Epoch, InstanceId, PartnerId, Seq,
     limits::{EPOCHS_REMEMBERED_MAX, IDLE_TIMEOUT},
@@ -138,39 +138,66 @@ pub async fn open_session(
     open: &SessionOpen<'_>,
     now_ms: u64,
 ) -> Result<SessionOpened, StoreError> {
+    // Most clients come back to the same hub, or their last session is closed.
+    let mut assumed = open.hub.to_owned();
+    for _ in 0..OPEN_TRIES_MAX {
+        let reply = try_open((redis, keys), client, open, (&assumed, now_ms)).await?;
+        match session_opened(reply, client)? {
+            OpenReply::Opened(opened) => return Ok(opened),
+            OpenReply::OtherHub(hub) => assumed = hub,
+        }
+    }
+    Err(StoreError::contended("the hub of the client's session changed with every try"))
+}
+
+async fn try_open(
+    (redis, keys): (&Redis, &HubKeys),
+    client: &ClientId,
+    open: &SessionOpen<'_>,
+    (assumed_hub, now_ms): (&str, u64),
+) -> Result<Value, StoreError> {
     let instance = Some(open.instance).filter(|instance| instance.is_known());
     let mut script = OPEN_SESSION.key(keys.client(client));
-    script.key(keys.bell(client)).key(keys.identity());
+    script.key(keys.bell(client)).key(keys.identity()).key(keys.hub(assumed_hub));
     script.arg(now_ms).arg(open.version).arg(open.address).arg(open.hub);
     script.arg(instance.map(|instance| instance.to_string()).unwrap_or_default());
-    script.arg(open.transport.word()).arg(keys.hub_prefix());
+    script.arg(open.transport.word()).arg(assumed_hub);
     script.arg(IDLE_TIMEOUT.as_millis() as u64).arg(FORMER_INSTANCES_MAX);
     script.arg(BELL_TTL.as_millis() as u64);
     script.arg(open.reach.map(|reach| reach.to_string()).unwrap_or_default());
     let (up, down) = open.epochs;
     script.arg(open.registered_at_ms).arg(up.0).arg(down.0).arg(EPOCHS_REMEMBERED_MAX);
     script.arg(hex::encode(rand::random::<[u8; 16]>()));
-    session_opened(redis.invoke(&script).await?, client)
+    redis.invoke(&script).await
 }
 
-fn session_opened(reply: Value, client: &ClientId) -> Result<SessionOpened, StoreError> {
+/// A reply of open_session.lua.
+enum OpenReply {
+    Opened(SessionOpened),
+    /// Nothing was changed: this hub has the last session.
+    OtherHub(String),
+}
+
+fn session_opened(reply: Value, client: &ClientId) -> Result<OpenReply, StoreError> {
     let mut parts = decode::list(reply)?.into_iter();
     let mut next = || parts.next().ok_or(decode::unexpected("the reply of open_session.lua"));
-    let word = decode::bytes(next()?)?;
-    if word.as_ref() == b"begun" {
-        let (generation, hub) = (decode::count(next()?)?, decode::text(next()?)?);
-        return Ok(SessionOpened::Opened(generation, PartnerId::new(&hub, client)));
-    }
-    if word.as_ref() == b"epoch-ahead" {
-        let direction = Direction::from_word(&decode::text(next()?)?);
-        let direction = direction.ok_or(decode::unexpected("the reply of open_session.lua"))?;
-        return Ok(SessionOpened::EpochAhead(direction, Epoch(decode::count(next()?)?)));
-    }
-    Ok(SessionOpened::Refused(IdentityConflict {
-        address: String::from_utf8_lossy(&decode::bytes(next()?)?).into_owned(),
-        connected_since_ms: decode::count(next()?)?,
-        refused: decode::count(next()?)?,
-        is_first: decode::count(next()?)? == 1,
+    Ok(OpenReply::Opened(match decode::bytes(next()?)?.as_ref() {
+        b"hub" => return Ok(OpenReply::OtherHub(decode::text(next()?)?)),
+        b"begun" => {
+            let (generation, hub) = (decode::count(next()?)?, decode::text(next()?)?);
+            SessionOpened::Opened(generation, PartnerId::new(&hub, client))
+        }
+        b"epoch-ahead" => {
+            let direction = Direction::from_word(&decode::text(next()?)?);
+            let direction = direction.ok_or(decode::unexpected("the reply of open_session.lua"))?;
+            SessionOpened::EpochAhead(direction, Epoch(decode::count(next()?)?))
+        }
+        _ => SessionOpened::Refused(IdentityConflict {
+            address: String::from_utf8_lossy(&decode::bytes(next()?)?).into_owned(),
+            connected_since_ms: decode::count(next()?)?,
+            refused: decode::count(next()?)?,
+            is_first: decode::count(next()?)? == 1,
+        }),
     }))
 }
 

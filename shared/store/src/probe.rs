@@ -1,9 +1,12 @@
-//! Probes whether a Redis accepts writes, so that its health is known while nothing is written.
+//! Probes whether a Redis accepts writes, so that its health is known while nothing is written, and follows the primary
+//! that its Sentinels name.
 
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use super::Redis;
-use crate::limits::{PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT};
+use crate::limits::{PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT, SENTINEL_INTERVAL};
 use spoke_diagnostics::error_chain;
 
 /// Probes this Redis until `ended`: rarely while it is healthy, often while it is not.
@@ -19,6 +22,24 @@ pub async fn watch(redis: Redis, ended: CancellationToken) {
             () = redis.health().began(), if wait == PROBE_INTERVAL => {
                 tokio::time::sleep(PROBE_INTERVAL_DOWN).await;
             }
+        }
+    }
+}
+
+/// Follows the primary that the Sentinels name, until `ended`. A server that hangs closes no connection: it is left as
+/// soon as they name another one.
+pub async fn follow_primary(redis: Redis, ended: CancellationToken) {
+    let mut look = interval(SENTINEL_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = ended.cancelled() => return,
+            _ = look.tick() => {}
+        }
+        if let Some(address) = redis.leave_old_primary().await {
+            info!(%address, "the Sentinels name another redis; reconnecting to it");
+            // Its success lets all other connections follow.
+            let _ = redis.probe().await;
         }
     }
 }

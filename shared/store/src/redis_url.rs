@@ -1,5 +1,7 @@
 //! [`RedisUrl`]: the address of a Redis with its password, which only [`RedisUrl::as_str`] returns.
 
+mod sentinel;
+
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
@@ -15,11 +17,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use spoke_diagnostics::{error_chain, nearest_name};
 
-/// A URL of `redis://`, `rediss://` (TLS) or `unix://`. `Display` and `Debug` hide the password. In `rediss://`,
-/// `?ca_file=PATH` pins a CA instead of the system's roots, and `cert_file=` and `key_file=` set a client certificate.
+pub(crate) use self::sentinel::{SentinelUrl, ServerAddress};
+
+/// A URL of `redis://`, `rediss://` (TLS) or `unix://`, or of Sentinels that know the primary: `redis+sentinel://` or
+/// `rediss+sentinel://`. `Display` and `Debug` hide the password. With TLS, `?ca_file=PATH` pins a CA instead of the
+/// system's roots, and `cert_file=` and `key_file=` set a client certificate.
 #[derive(Clone)]
 pub struct RedisUrl {
-    url: SecretString,
+    /// As it was given.
+    text: SecretString,
+    /// The URL of the server. With Sentinels, its host is another one.
+    server: SecretString,
+    sentinels: Option<SentinelUrl>,
     redacted: String,
     ca_file: Option<PathBuf>,
     /// Certificate and key.
@@ -29,7 +38,8 @@ pub struct RedisUrl {
 /// A text that is not a Redis URL. The error does not repeat it, since it may contain a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{problem}; expected a Redis URL such as redis://127.0.0.1:6379, rediss://user:password@host or unix:///run/redis/redis.sock"
+    "{problem}; expected a Redis URL such as redis://127.0.0.1:6379, rediss://user:password@host, \
+     redis+sentinel://host1,host2,host3/mymaster or unix:///run/redis/redis.sock"
 )]
 pub struct BadRedisUrl {
     problem: String,
@@ -46,15 +56,48 @@ const HIDDEN: &str = "***";
 impl RedisUrl {
     /// Returns the URL with its password, to connect.
     pub fn as_str(&self) -> &str {
-        self.url.expose_secret()
+        self.text.expose_secret()
     }
 
-    /// Creates a client for connections, with the files as they are now. It uses RESP3, for push messages, and
-    /// TCP_NODELAY.
+    /// Checks the files that it names.
     ///
     /// # Errors
     /// [`RedisError`](redis::RedisError) if a file cannot be read, or has no certificate or key.
-    pub fn client(&self) -> RedisResult<Client> {
+    pub fn check_files(&self) -> RedisResult<()> {
+        self.client_of(&self.server).map(drop)
+    }
+
+    /// Returns the Sentinels, if it names some.
+    pub(crate) fn sentinels(&self) -> Option<&SentinelUrl> {
+        self.sentinels.as_ref()
+    }
+
+    /// Creates a client for connections to the server, with the files as they are now: to `primary`, if it was asked for.
+    /// It uses RESP3, for push messages, and TCP_NODELAY.
+    ///
+    /// # Errors
+    /// As [`Self::check_files`].
+    pub(crate) fn client(&self, primary: Option<&ServerAddress>) -> RedisResult<Client> {
+        match primary {
+            Some(address) => self.client_of(&sentinel::at(&self.server, address)),
+            None => self.client_of(&self.server),
+        }
+    }
+
+    /// Creates a client for connections to a Sentinel.
+    ///
+    /// # Errors
+    /// As [`Self::check_files`].
+    pub(crate) fn sentinel_client(
+        &self,
+        sentinels: &SentinelUrl,
+        address: &ServerAddress,
+    ) -> RedisResult<Client> {
+        self.client_of(&sentinels.sentinel(address))
+    }
+
+    fn client_of(&self, url: &SecretString) -> RedisResult<Client> {
+        let url = url.expose_secret();
         let client_tls = match &self.client_files {
             Some((cert_file, key_file)) => Some(ClientTlsConfig {
                 client_cert: read(cert_file, holds_certificate)?,
@@ -65,10 +108,8 @@ impl RedisUrl {
         let root_cert =
             self.ca_file.as_ref().map(|path| read(path, holds_certificate)).transpose()?;
         let client = match client_tls.is_some() || root_cert.is_some() {
-            true => {
-                Client::build_with_tls(self.as_str(), TlsCertificates { client_tls, root_cert })?
-            }
-            false => Client::open(self.as_str())?,
+            true => Client::build_with_tls(url, TlsCertificates { client_tls, root_cert })?,
+            false => Client::open(url)?,
         };
         let info = client.get_connection_info().clone();
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -112,12 +153,17 @@ impl FromStr for RedisUrl {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = |problem: &str| BadRedisUrl { problem: problem.to_owned() };
         check_encoded(text).map_err(bad)?;
+        if let Some((scheme, behind)) = text.split_once("://")
+            && sentinel::SCHEMES.iter().any(|(known, ..)| *known == scheme)
+        {
+            return sentinel::parse(scheme, text, behind);
+        }
         let Some(mut url) = redis::parse_redis_url(text) else {
             return Err(bad("not a valid Redis URL"));
         };
         let scheme = SCHEMES.into_iter().find(|(scheme, _)| *scheme == url.scheme());
         let Some((_, options)) = scheme else {
-            return Err(bad("unsupported scheme, expected redis://, rediss:// or unix://"));
+            return Err(bad("unsupported scheme"));
         };
         let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
         check_options(url.scheme(), options, &pairs)?;
@@ -145,7 +191,14 @@ impl FromStr for RedisUrl {
                 |(name, value)| if name == "pass" { (name, HIDDEN.into()) } else { (name, value) };
             url.query_pairs_mut().clear().extend_pairs(pairs.into_iter().map(shown));
         }
-        Ok(Self { url: text.into(), redacted: url.into(), ca_file, client_files })
+        Ok(Self {
+            text: text.into(),
+            server: text.into(),
+            sentinels: None,
+            redacted: url.into(),
+            ca_file,
+            client_files,
+        })
     }
 }
 
@@ -154,7 +207,10 @@ fn check_encoded(text: &str) -> Result<(), &'static str> {
     if text.contains('#') {
         return Err("a # is not allowed; in a user or password, write %23");
     }
-    let Some(("redis" | "rediss", rest)) = text.split_once("://") else { return Ok(()) };
+    let Some((scheme, rest)) = text.split_once("://") else { return Ok(()) };
+    if !scheme.starts_with("redis") {
+        return Ok(());
+    }
     let (authority, behind) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     if authority.matches('@').count() > 1 {
         return Err("an @ in a user or password has to be percent-encoded; write %40");
@@ -172,7 +228,8 @@ fn check_options(
 ) -> Result<(), BadRedisUrl> {
     let unknown = |(name, _): &&(String, String)| !known.contains(&name.as_str());
     let Some((name, _)) = pairs.iter().find(unknown) else { return Ok(()) };
-    let elsewhere = SCHEMES.iter().find(|(_, options)| options.contains(&name.as_str()));
+    let schemes = SCHEMES.into_iter().chain(sentinel::SCHEMES.map(|(name, _, of)| (name, of)));
+    let elsewhere = schemes.into_iter().find(|(_, options)| options.contains(&name.as_str()));
     let problem = match (elsewhere, nearest_name(name, known.iter().map(ToString::to_string))) {
         (Some((other, _)), _) => format!("{name} is an option of {other}:// only"),
         // An unknown name may be a part of a password.

@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use redis::Script;
+use redis::{AsyncCommands, Script};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
@@ -54,7 +54,7 @@ impl SessionTokens {
     }
 
     /// Returns the client of this token; none if the token is unknown, its session has ended, or its client is disabled,
-    /// deleted, or registered again since. One round trip.
+    /// deleted, or registered again since. Two round trips, since the client's key follows from the session.
     ///
     /// # Errors
     /// [`StoreError`] if Redis fails; nothing is known about the token then.
@@ -70,14 +70,17 @@ impl SessionTokens {
     /// # Errors
     /// As [`Self::find_client`].
     pub async fn find_client_by_key(&self, key: &str) -> Result<Option<SessionClient>, StoreError> {
+        let named: Option<String> = self.redis.connection().hget(key, CLIENT_FIELD).await?;
+        let Some(client) = named.and_then(|name| name.parse::<ClientId>().ok()) else {
+            return Ok(None);
+        };
         let mut call = LOOKUP.prepare_invoke();
-        call.key(key).arg(client_prefix(&self.prefix));
-        type Found = (String, u64, Option<String>, Option<String>);
-        let found: Option<Found> = self.redis.invoke(&call).await?;
-        Ok(found.and_then(|(name, registered_at_ms, next, rate)| {
+        call.key(key).key(client_key(&self.prefix, &client)).arg(client.as_str());
+        let found: Option<(u64, Option<String>, Option<String>)> = self.redis.invoke(&call).await?;
+        Ok(found.map(|(registered_at_ms, next, rate)| {
             // An invalid rate, written by hand, counts as none.
             let rate = rate.and_then(|rate| rate.parse().ok());
-            Some(SessionClient { client: name.parse().ok()?, registered_at_ms, next, rate })
+            SessionClient { client, registered_at_ms, next, rate }
         }))
     }
 }

@@ -2,7 +2,7 @@
 //! the wrong server.
 
 use std::{
-    slice,
+    io, slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
@@ -12,23 +12,32 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value,
+    AsyncConnectionConfig, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value,
     aio::MultiplexedConnection,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::is_no_script;
 use crate::{
     RedisUrl, StoreError,
-    compatibility::ServerGreeting,
+    compatibility::{ServerGreeting, no_primary},
     health::Health,
     limits::{REDIS_CONNECT_TIMEOUT, REDIS_REPLY_TIMEOUT, REDIS_RESOLVE_INTERVAL},
+    redis_url::ServerAddress,
+    sentinels::Sentinels,
     stats::RedisStats,
 };
 
+/// The error of a command on a connection to a server that is no longer the primary.
+const REPLACED: &str = "the Sentinels name another primary";
+
 pub(super) struct SharedConnection {
+    /// Its files are read again for each connection.
     pub(super) url: RedisUrl,
-    /// With the files as they were at the start; a new connection reads them again.
-    pub(super) client: Client,
+    /// None for a server that the URL names.
+    pub(super) sentinels: Option<Arc<Sentinels>>,
+    /// The number of its database.
+    pub(super) db: i64,
     /// The key to which a probe would write; none for a Redis that is only read.
     pub(super) probed: Option<String>,
     pub(super) current: Mutex<CurrentConnection>,
@@ -43,6 +52,10 @@ pub(super) struct CurrentConnection {
     generation: u64,
     /// When the last connection was begun.
     begun: Option<Instant>,
+    /// The server that the Sentinels named for it.
+    primary: Option<ServerAddress>,
+    /// Ends the commands on it, once the Sentinels name another server.
+    replaced: CancellationToken,
 }
 
 /// What a reply says about its connection.
@@ -64,17 +77,39 @@ impl SharedConnection {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(self: &Arc<Self>) -> (Connecting, u64) {
+    fn take(self: &Arc<Self>) -> (Connecting, u64, Option<CancellationToken>) {
         let mut current = self.lock();
         if current.connecting.is_none() {
             current.generation += 1;
             current.begun = Some(Instant::now());
+            current.primary = None;
+            current.replaced = CancellationToken::new();
+            let (url, sentinels) = (self.url.clone(), self.sentinels.clone());
             let connecting =
-                connect_shared(self.url.clone(), Arc::downgrade(self), current.generation);
+                connect_shared((url, sentinels), Arc::downgrade(self), current.generation);
             current.connecting = Some(connecting.boxed().shared());
         }
         let connecting = current.connecting.clone().expect("it was just made where there was none");
-        (connecting, current.generation)
+        let replaced = self.sentinels.is_some().then(|| current.replaced.clone());
+        (connecting, current.generation, replaced)
+    }
+
+    /// Asks the Sentinels for the primary. If they name another server than that of the connection, ends it with all
+    /// running commands, which may hang, and returns that server.
+    pub(super) async fn leave_old_primary(&self) -> Option<ServerAddress> {
+        let named = self.sentinels.as_ref()?.find_primary().await.ok()?;
+        let mut current = self.lock();
+        let is_other = current.primary.as_ref().is_some_and(|primary| *primary != named);
+        if !is_other {
+            return None;
+        }
+        current.primary = None;
+        current.replaced.cancel();
+        let gone = current.connecting.take();
+        // Dropping the connection may need the lock, too.
+        drop(current);
+        drop(gone);
+        Some(named)
     }
 
     /// Drops the connection of this generation. Its running commands end with it.
@@ -100,12 +135,21 @@ impl SharedConnection {
         command: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
         answers: impl FnOnce(&T) -> &[Value],
     ) -> (u64, RedisResult<T>) {
-        let (connecting, generation) = self.take();
-        let (result, begun) = match connecting.await {
-            Ok(connection) => {
-                let begun = Instant::now();
-                (command(connection).await, begun)
-            }
+        let (connecting, generation, replaced) = self.take();
+        let running = async move {
+            let connection = connecting.await?;
+            let begun = Instant::now();
+            Ok((command(connection).await, begun))
+        };
+        let ran: RedisResult<_> = match replaced {
+            None => running.await,
+            Some(replaced) => tokio::select! {
+                ran = running => ran,
+                () = replaced.cancelled() => Err(io::Error::other(REPLACED).into()),
+            },
+        };
+        let (result, begun) = match ran {
+            Ok(ran) => ran,
             // After any error the next command tries again.
             Err(error) => {
                 self.handle_error(&error);
@@ -132,7 +176,7 @@ impl SharedConnection {
         };
         self.stats.handle_answers(took);
         let is_error = |value: &&Value| matches!(value, Value::ServerError(_));
-        // The replies of a transaction are in its one reply.
+        // The answers of a script for many clients are in its one reply.
         let each = values.iter().flat_map(|value| match value {
             Value::Array(parts) => parts.as_slice(),
             other => slice::from_ref(other),
@@ -165,7 +209,7 @@ impl SharedConnection {
 
 /// Returns whether the connection is broken. After a reply that cannot be parsed, no later one can be; a reply that is
 /// missing would block all later ones.
-fn is_lost(error: &RedisError) -> bool {
+pub(crate) fn is_lost(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || error.is_io_error()
         || error.is_unrecoverable_error()
@@ -173,10 +217,17 @@ fn is_lost(error: &RedisError) -> bool {
 
 /// Makes the connection of a [`SharedConnection`], which is dropped when it is closed.
 async fn connect_shared(
-    url: RedisUrl,
+    (url, sentinels): (RedisUrl, Option<Arc<Sentinels>>),
     shared: Weak<SharedConnection>,
     generation: u64,
 ) -> RedisResult<MultiplexedConnection> {
+    let primary = find_primary(sentinels.as_deref()).await?;
+    if let Some(shared) = shared.upgrade() {
+        let mut current = shared.lock();
+        if current.generation == generation {
+            current.primary = primary.clone();
+        }
+    }
     let on_push = move |push: PushInfo| {
         if push.kind == PushKind::Disconnection
             && let Some(shared) = shared.upgrade()
@@ -184,12 +235,24 @@ async fn connect_shared(
             shared.drop_connection(generation);
         }
     };
-    connect(&url, on_push).await
+    connect(&url, primary.as_ref(), on_push).await
 }
 
-/// Makes a connection, and checks that Spoke supports the server. The files in the URL are read again.
+/// Asks the Sentinels for the server to connect to; none for the one in the URL.
+pub(super) async fn find_primary(
+    sentinels: Option<&Sentinels>,
+) -> RedisResult<Option<ServerAddress>> {
+    match sentinels {
+        Some(sentinels) => sentinels.find_primary().await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Makes a connection, and checks that Spoke supports the server, and that one which Sentinels have named is a primary.
+/// The files in the URL are read again.
 pub(super) async fn connect(
     url: &RedisUrl,
+    primary: Option<&ServerAddress>,
     on_push: impl Fn(PushInfo) + Send + Sync + 'static,
 ) -> RedisResult<MultiplexedConnection> {
     let on_push = move |push: PushInfo| {
@@ -200,9 +263,13 @@ pub(super) async fn connect(
         .set_push_sender(on_push)
         .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
         .set_response_timeout(Some(REDIS_REPLY_TIMEOUT));
-    let client = url.client()?;
+    let client = url.client(primary)?;
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     let hello = redis::cmd("HELLO").query_async(&mut connection).await?;
-    ServerGreeting::read(hello).check()?;
-    Ok(connection)
+    let greeting = ServerGreeting::read(hello);
+    greeting.check()?;
+    match primary.filter(|_| greeting.is_replica) {
+        Some(primary) => Err(no_primary(primary)),
+        None => Ok(connection),
+    }
 }

@@ -1,6 +1,7 @@
 //! The task that writes.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -158,7 +159,8 @@ impl Committer {
         let mut is_loaded = false;
         loop {
             let begun = Instant::now();
-            let answered = connection.req_packed_commands(&pipeline, 0, pipeline.len()).await;
+            let answering = connection.req_packed_commands(&pipeline, 0, pipeline.len());
+            let answered = self.unless_replaced(answering).await;
             let answers = answered.as_ref().map(Vec::as_slice);
             let verdict = self.redis.handle_answered(begun.elapsed(), answers);
             let values = answered?;
@@ -167,6 +169,21 @@ impl Committer {
             }
             append_call::load(&mut connection).await?;
             is_loaded = true;
+        }
+    }
+
+    /// Waits for answers, unless the connection for commands has been replaced meanwhile: this one leads to a server that
+    /// may hang.
+    async fn unless_replaced<T>(
+        &self,
+        answering: impl Future<Output = RedisResult<T>>,
+    ) -> RedisResult<T> {
+        if !self.redis.has_sentinels() {
+            return answering.await;
+        }
+        tokio::select! {
+            answered = answering => answered,
+            () = self.redis.health().replaced() => Err(io::Error::other("redis was replaced by another one").into()),
         }
     }
 

@@ -102,7 +102,7 @@ fn certificate_files_that_are_missing_or_invalid_are_named() {
     let cert_file = write("cert.pem", &certificate.self_signed(&key).unwrap().pem());
     let result_of = |cert: &str, key: &str| {
         let url: RedisUrl = format!("rediss://h?cert_file={cert}&key_file={key}").parse().unwrap();
-        url.client().map(drop).map_err(|error| error_chain(&error))
+        url.check_files().map_err(|error| error_chain(&error))
     };
     let _ = rustls::crypto::ring::default_provider().install_default();
     assert_eq!(result_of(&cert_file, &key_file), Ok(()));

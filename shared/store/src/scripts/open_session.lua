@@ -1,10 +1,10 @@
 -- Opens a session of a client at the hub. The newest session wins, unless it is of a second device that
 -- reconnects while the first is connected.
 --
--- KEYS  1 client hash   2 bell of the client   3 the identity of the hub
+-- KEYS  1 client hash   2 bell of the client   3 the identity of the hub   4 the key of the hub named in 7
 -- ARGV  1 now in ms   2 the agent's version   3 its address   4 the hub's name
 --       5 the agent process, or '' if it is unknown   6 'ws' or 'http'
---       7 the prefix of the keys of all hubs   8 idle time in ms after which an HTTP session ends
+--       7 the hub that is assumed to have the client's last session   8 idle time in ms after which an HTTP session ends
 --       9 number of former processes to record   10 lifetime of a bell in ms
 --       11 the first and last seq of the device's out stream and the number of entries added, as one text
 --       12 when the client was registered, in ms, or 0
@@ -12,6 +12,7 @@
 --       15 how many epochs those may be ahead   16 an identity for a hub that has none
 -- Returns {'begun', generation, the hub's identity} or {'refused', address of the connected device, since,
 --       refused so far, 1 if this process was not refused before} or {'epoch-ahead', 'up' or 'down', the epoch known here}
+--       or, having changed nothing, {'hub', the hub that has the client's last session}
 --
 -- A process that restarts draws another instance ID and never uses the old one again. So a process that was
 -- connected before, and reconnects while another is connected, proves that there are two devices. A new process
@@ -38,11 +39,13 @@ for _, told in ipairs({ { 'up', ARGV[13], up }, { 'down', ARGV[14], count(known[
   end
 end
 
+if since and over ~= 'http' and hub and hub ~= ARGV[7] then return { 'hub', hub } end
+
 -- A WebSocket session ends with its hub at the latest; an HTTP session ends after its idle time.
 local function is_live()
   if not since then return false end
   if over == 'http' then return math.abs(now - math.max(count(seen), appended_at)) < count(ARGV[8]) end
-  return hub and redis.call('EXISTS', ARGV[7] .. hub) == 1
+  return hub and redis.call('EXISTS', KEYS[4]) == 1
 end
 
 -- The former processes, the latest last. A mark says that the process was refused before.
