@@ -24,6 +24,7 @@ pub mod hostile;
 pub mod checker;
 pub mod script_time;
 pub mod redis_pair;
+pub mod sentinels;
 pub mod process;
 pub mod proxy;
 pub mod redis;

@@ -84,6 +84,14 @@ impl RedisServer {
         connected.unwrap_or_else(|error| panic!("no further connection to redis: {error}"))
     }
 
+    /// Replaces the connection that all callers share, which Redis may have closed.
+    ///
+    /// # Panics
+    /// If Redis refuses it.
+    pub async fn reconnect(&mut self) {
+        self.connection = self.another_connection().await;
+    }
+
     /// Kills it with SIGKILL. The contents of its append-only file are there after `restart`.
     pub fn kill9(&mut self) {
         self.process.kill9();

@@ -66,7 +66,11 @@ fn address(redis: &RedisServer) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], redis.port()))
 }
 
-async fn follow(replica: &RedisServer, primary: &RedisServer) {
+/// Makes a server the replica of another, and waits until it is one.
+///
+/// # Panics
+/// If a Redis refuses.
+pub(crate) async fn follow(replica: &RedisServer, primary: &RedisServer) {
     let port = primary.port().to_string();
     replica.command::<()>(&["REPLICAOF", "127.0.0.1", &port]).await;
     eventually_true("the replica to follow its primary", async || {

@@ -24,7 +24,7 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
-pub(super) use self::inner::{ConnectionVerdict, is_lost};
+pub(super) use self::inner::ConnectionVerdict;
 use self::inner::{SharedConnection, connect, find_primary};
 use super::{
     StoreError,
@@ -32,7 +32,11 @@ use super::{
     health::{Health, HealthSubject},
     stats::RedisStats,
 };
-use crate::{RedisUrl, redis_url::ServerAddress, sentinels::Sentinels};
+use crate::{
+    RedisUrl,
+    redis_url::ServerAddress,
+    sentinels::{SentinelSurvey, Sentinels},
+};
 
 /// A Redis. Cheap to clone; all clones share the connection.
 #[derive(Clone)]
@@ -109,6 +113,19 @@ impl Redis {
     /// Returns whether Sentinels tell which server is the primary.
     pub fn has_sentinels(&self) -> bool {
         self.shared.sentinels.is_some()
+    }
+
+    /// Asks all Sentinels for the primary; none for a server that the URL names.
+    pub async fn survey_sentinels(&self) -> Option<SentinelSurvey> {
+        Some(self.shared.sentinels.as_ref()?.survey().await)
+    }
+
+    /// Resolves when a Sentinel announces a new primary, for one task.
+    pub(super) async fn new_primary_announced(&self) {
+        match &self.shared.sentinels {
+            Some(sentinels) => sentinels.announced().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Ends all commands on a server that the Sentinels no longer name as the primary, and returns the one that they

@@ -24,6 +24,12 @@ pub struct Health {
     probed: watch::Sender<u64>,
 }
 
+/// Tells when the connection for commands was replaced by another one that works.
+pub(super) struct ReplacementWatch {
+    probed: watch::Receiver<u64>,
+    current: u64,
+}
+
 /// The subject of a [`Health`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HealthSubject {
@@ -119,20 +125,32 @@ impl Health {
         self.probed.subscribe()
     }
 
-    /// Resolves when probes succeed on another connection than now: another server may have taken over.
-    pub(super) async fn replaced(&self) {
+    /// Watches from now on whether probes succeed on another connection: another server may have taken over.
+    pub(super) fn watch_replacement(&self) -> ReplacementWatch {
         let mut probed = self.probed();
-        let mut current = *probed.borrow_and_update();
-        // The first probe sets the generation.
-        while probed.changed().await.is_ok() {
-            if std::mem::replace(&mut current, *probed.borrow_and_update()) != 0 {
-                return;
-            }
-        }
+        let current = *probed.borrow_and_update();
+        ReplacementWatch { probed, current }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<OngoingOutage>> {
         self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ReplacementWatch {
+    /// Takes note that a connection is made from now on: an earlier replacement does not count.
+    pub(super) fn handle_connecting(&mut self) {
+        self.current = *self.probed.borrow_and_update();
+    }
+
+    /// Resolves when the connection has to be made again. Cancel safe.
+    pub(super) async fn replaced(&mut self) {
+        // The first probe sets the generation.
+        while self.probed.changed().await.is_ok() {
+            if std::mem::replace(&mut self.current, *self.probed.borrow_and_update()) != 0 {
+                return;
+            }
+        }
     }
 }
 

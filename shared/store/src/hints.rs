@@ -128,11 +128,13 @@ impl Hints {
     ) {
         let mut retry = RetryDelay::new(Duration::from_millis(100), HINT_RETRY_MAX);
         let mut outages = HintOutages::default();
+        let mut connection = redis.health().watch_replacement();
         while !ended.is_cancelled() {
+            connection.handle_connecting();
             let result = tokio::select! {
                 () = ended.cancelled() => return,
                 result = self.listen(&redis, &prefixes, &mut retry, &mut outages) => result,
-                () = redis.health().replaced() => Ok(()),
+                () = connection.replaced() => Ok(()),
             };
             self.wake_all();
             let Err(error) = result else { continue };
@@ -147,6 +149,7 @@ impl Hints {
             tokio::select! {
                 () = ended.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
+                () = connection.replaced() => {}
             }
         }
     }

@@ -50,3 +50,4 @@ pub use memory_usage::MemoryUsage;
 pub use origin::{OriginCaller, OriginCalls, OriginStore, StartWith, TaskResult};
 pub use quota::{ClientQuota, ClientQuotas};
 pub use redis_url::{BadRedisUrl, RedisUrl};
+pub use sentinels::SentinelSurvey;

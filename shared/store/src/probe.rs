@@ -35,6 +35,7 @@ pub async fn follow_primary(redis: Redis, ended: CancellationToken) {
         tokio::select! {
             () = ended.cancelled() => return,
             _ = look.tick() => {}
+            () = redis.new_primary_announced() => {}
         }
         if let Some(address) = redis.leave_old_primary().await {
             info!(%address, "the Sentinels name another redis; reconnecting to it");

@@ -3,23 +3,30 @@
 //! All Sentinels are asked, and the answer of the highest configuration epoch counts: in the middle of a failover some
 //! still name the old primary. The library's own client believes the first answer, which led it back to the old primary
 //! for 11 s where this takes 2. The connection then checks that the server is a primary.
+//!
+//! The connections to the Sentinels stay open, and those announce each new primary on them.
 
 mod belief;
 
 use std::{
-    collections::HashMap,
+    convert::Infallible,
     io,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use futures_util::future::join_all;
-use redis::{AsyncConnectionConfig, RedisResult, aio::MultiplexedConnection, cmd};
-use tokio::{sync::Mutex as AsyncMutex, time::timeout};
+use redis::{
+    AsyncConnectionConfig, PushInfo, PushKind, RedisResult, aio::MultiplexedConnection, pipe,
+};
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify},
+    time::timeout,
+};
 
-use self::belief::{NamedPrimary, SentinelAnswer, believe};
+use self::belief::{NamedPrimary, SentinelAnswer, SentinelReply, believe};
 use crate::{
     RedisUrl,
-    connection::is_lost,
+    error::is_lost,
     limits::SENTINEL_TIMEOUT,
     redis_url::{SentinelUrl, ServerAddress},
 };
@@ -32,6 +39,18 @@ pub(super) struct Sentinels {
     connections: Vec<AsyncMutex<Option<MultiplexedConnection>>>,
     /// The highest configuration epoch that was believed.
     believed: Mutex<u64>,
+    announced: Arc<Notify>,
+}
+
+/// What the Sentinels of a Redis answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentinelSurvey {
+    /// How many were asked.
+    pub asked: usize,
+    /// The server that they name.
+    pub primary: Option<String>,
+    /// The address and the error of each that names none.
+    pub failures: Vec<String>,
 }
 
 impl Sentinels {
@@ -39,7 +58,13 @@ impl Sentinels {
     pub(super) fn of(url: &RedisUrl) -> Option<Self> {
         let sentinels = url.sentinels()?.clone();
         let connections = sentinels.sentinels.iter().map(|_| AsyncMutex::default()).collect();
-        Some(Self { url: url.clone(), sentinels, connections, believed: Mutex::default() })
+        let (believed, announced) = (Mutex::default(), Arc::default());
+        Some(Self { url: url.clone(), sentinels, connections, believed, announced })
+    }
+
+    /// Resolves when a Sentinel announces a new primary, for one task.
+    pub(super) async fn announced(&self) {
+        self.announced.notified().await;
     }
 
     /// Asks all Sentinels for the primary.
@@ -47,13 +72,28 @@ impl Sentinels {
     /// # Errors
     /// `UNFIT` if none of them knows it; another [`RedisError`] if too few of them answer.
     pub(super) async fn find_primary(&self) -> RedisResult<ServerAddress> {
-        let asked = self.sentinels.sentinels.iter().zip(&self.connections);
-        let answers = join_all(asked.map(|(address, connection)| self.ask(address, connection)));
-        let answers = answers.await;
+        let answers = self.ask_all().await;
         let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
         let NamedPrimary { address, epoch } = believe(&self.sentinels.master, &answers, *believed)?;
         *believed = epoch;
         Ok(address)
+    }
+
+    /// Asks all Sentinels for the primary, for an operator.
+    pub(super) async fn survey(&self) -> SentinelSurvey {
+        let answers = self.ask_all().await;
+        let named = believe(&self.sentinels.master, &answers, 0).ok();
+        let failures = answers.iter().filter_map(SentinelAnswer::failure);
+        SentinelSurvey {
+            asked: answers.len(),
+            primary: named.map(|named| named.address.to_string()),
+            failures: failures.collect(),
+        }
+    }
+
+    async fn ask_all(&self) -> Vec<SentinelAnswer> {
+        let asked = self.sentinels.sentinels.iter().zip(&self.connections);
+        join_all(asked.map(|(address, connection)| self.ask(address, connection))).await
     }
 
     async fn ask(
@@ -67,9 +107,12 @@ impl Sentinels {
                 Some(open) => open,
                 None => self.connect(address).await?,
             };
-            let mut question = cmd("SENTINEL");
-            question.arg("MASTER").arg(&self.sentinels.master);
-            let answer = question.query_async::<HashMap<String, String>>(&mut open).await;
+            let mut question = pipe();
+            question.cmd("SENTINEL").arg("MASTER").arg(&self.sentinels.master);
+            // A Sentinel that has promoted a server names it here first.
+            let address = question.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME");
+            address.arg(&self.sentinels.master);
+            let answer = question.query_async::<SentinelReply>(&mut open).await;
             if answer.as_ref().err().is_none_or(|error| !is_lost(error)) {
                 *connection = Some(open);
             }
@@ -83,10 +126,21 @@ impl Sentinels {
     }
 
     async fn connect(&self, address: &ServerAddress) -> RedisResult<MultiplexedConnection> {
+        let announced = self.announced.clone();
+        let on_push = move |push: PushInfo| {
+            if push.kind == PushKind::Message {
+                announced.notify_one();
+            }
+            Ok::<(), Infallible>(())
+        };
         let config = AsyncConnectionConfig::new()
+            .set_push_sender(on_push)
             .set_connection_timeout(Some(SENTINEL_TIMEOUT))
             .set_response_timeout(Some(SENTINEL_TIMEOUT));
         let client = self.url.sentinel_client(&self.sentinels, address)?;
-        client.get_multiplexed_async_connection_with_config(&config).await
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        // A user who may not subscribe learns of a new primary by asking.
+        let _ = connection.subscribe("+switch-master").await;
+        Ok(connection)
     }
 }

@@ -9,6 +9,7 @@ mod exhausted;
 mod failover;
 mod health;
 mod progress;
+mod sentinel;
 mod servers;
 mod services;
 mod state;

@@ -12,7 +12,7 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use redis::{
-    AsyncConnectionConfig, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value,
+    AsyncConnectionConfig, PushInfo, PushKind, RedisError, RedisResult, Value,
     aio::MultiplexedConnection,
 };
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use super::is_no_script;
 use crate::{
     RedisUrl, StoreError,
     compatibility::{ServerGreeting, no_primary},
+    error::is_lost,
     health::Health,
     limits::{REDIS_CONNECT_TIMEOUT, REDIS_REPLY_TIMEOUT, REDIS_RESOLVE_INTERVAL},
     redis_url::ServerAddress,
@@ -205,14 +206,6 @@ impl SharedConnection {
             false => ConnectionVerdict::Good,
         }
     }
-}
-
-/// Returns whether the connection is broken. After a reply that cannot be parsed, no later one can be; a reply that is
-/// missing would block all later ones.
-pub(crate) fn is_lost(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::AuthenticationFailed
-        || error.is_io_error()
-        || error.is_unrecoverable_error()
 }
 
 /// Makes the connection of a [`SharedConnection`], which is dropped when it is closed.

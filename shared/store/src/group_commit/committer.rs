@@ -181,9 +181,10 @@ impl Committer {
         if !self.redis.has_sentinels() {
             return answering.await;
         }
+        let mut connection = self.redis.health().watch_replacement();
         tokio::select! {
             answered = answering => answered,
-            () = self.redis.health().replaced() => Err(io::Error::other("redis was replaced by another one").into()),
+            () = connection.replaced() => Err(io::Error::other("redis was replaced by another one").into()),
         }
     }
 

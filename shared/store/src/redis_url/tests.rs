@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn urls_of_the_three_schemes_are_accepted_unchanged() {
+fn urls_of_all_schemes_are_accepted_unchanged() {
     for good in [
         "redis://127.0.0.1:6379",
         "redis://localhost",
@@ -10,6 +10,10 @@ fn urls_of_the_three_schemes_are_accepted_unchanged() {
         "rediss://redis.example.com:6380/2?ca_file=/etc/spoke/redis-ca.pem",
         "unix:///run/redis/redis.sock",
         "unix:///run/redis/redis.sock?db=2&user=spoke&pass=secret",
+        "redis+sentinel://s1/mymaster",
+        "redis+sentinel://user:p%23w@s1:26379,[::1]:26380,10.0.0.3/mymaster/2",
+        "redis+sentinel://s1/mymaster?sentinel_user=watch&sentinel_pass=p%23w",
+        "rediss+sentinel://s1,s2/mymaster?ca_file=/etc/spoke/redis-ca.pem",
     ] {
         assert_eq!(good.parse::<RedisUrl>().unwrap().as_str(), good);
     }
@@ -42,6 +46,14 @@ fn a_password_is_never_shown() {
         ("redis://:hunter2@10.0.0.1:7000/3", "redis://:***@10.0.0.1:7000/3"),
         ("rediss://spoke:hunter2@example.com", "rediss://spoke:***@example.com"),
         ("unix:///r.sock?db=2&pass=hunter2", "unix:///r.sock?db=2&pass=***"),
+        (
+            "redis+sentinel://spoke:hunter2@s1:26379,[::1]/mymaster/2",
+            "redis+sentinel://spoke:***@s1:26379,[::1]/mymaster/2",
+        ),
+        (
+            "rediss+sentinel://s1,s2/mymaster?sentinel_pass=hunter2&ca_file=/ca.pem",
+            "rediss+sentinel://s1,s2/mymaster/?ca_file=%2Fca.pem&sentinel_pass=***",
+        ),
     ] {
         let url: RedisUrl = text.parse().unwrap();
         assert_eq!(url.to_string(), shown);
@@ -66,6 +78,18 @@ fn an_unknown_option_is_refused_with_the_nearest_or_all_known_options() {
         ("redis://h?ca_file=/x", "ca_file is an option of rediss:// only"),
         ("rediss://h?cert_file=/x", "go together"),
         ("rediss://h?key_file=/x", "go together"),
+        ("redis+sentinel://s1/mymaster?sentinel_password=x", "did you mean sentinel_pass?"),
+        ("redis+sentinel://s1/mymaster?ca_file=/x", "ca_file is an option of rediss:// only"),
+        ("redis://h?sentinel_user=x", "sentinel_user is an option of redis+sentinel:// only"),
+        ("redis+sentinel://s1,s2", "expected /NAME of the primary"),
+        ("redis+sentinel://s1,s2/?sentinel_user=x", "expected /NAME of the primary"),
+        ("redis+sentinel://s1,,s2/mymaster", "as HOST or HOST:PORT"),
+        ("redis+sentinel://s1:0/mymaster", "as HOST or HOST:PORT"),
+        ("redis+sentinel://s1:99999/mymaster", "as HOST or HOST:PORT"),
+        ("redis+sentinel://[::1/mymaster", "as HOST or HOST:PORT"),
+        ("redis+sentinel:///mymaster", "as HOST or HOST:PORT"),
+        ("redis+sentinel://s1/mymaster/many", "invalid database number"),
+        ("valkey+sentinel://s1/mymaster", "not a valid Redis URL"),
     ] {
         assert!(refusal(url).contains(expected), "{url}: {}", refusal(url));
     }
@@ -114,5 +138,27 @@ fn certificate_files_that_are_missing_or_invalid_are_named() {
     ] {
         let message = result_of(cert, key).unwrap_err();
         assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn the_urls_of_sentinels_and_of_the_primary_that_they_name_have_their_own_credentials() {
+    let url = "redis+sentinel://app:p%40w@s1,s2:7000/mymaster/2?sentinel_user=w&sentinel_pass=p%23";
+    let url: RedisUrl = url.parse().unwrap();
+    let sentinels = url.sentinels().unwrap();
+    assert_eq!(sentinels.master, "mymaster");
+    let shown: Vec<_> = sentinels.sentinels.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["s1:26379", "s2:7000"]);
+    let primary = ServerAddress { host: "::1".to_owned(), port: 6380 };
+    let of_primary = url.client(Some(&primary)).unwrap();
+    let of_sentinel = url.sentinel_client(sentinels, &sentinels.sentinels[1]).unwrap();
+    for (client, address, db, user, password) in
+        [(of_primary, "[::1]:6380", 2, "app", "p@w"), (of_sentinel, "s2:7000", 0, "w", "p#")]
+    {
+        let info = client.get_connection_info();
+        assert_eq!(info.addr().to_string(), address.replace(['[', ']'], ""));
+        let settings = info.redis_settings();
+        assert_eq!((settings.db(), settings.username()), (db, Some(user)));
+        assert_eq!(settings.password(), Some(password));
     }
 }

@@ -8,6 +8,7 @@ use spoke_tests::{
     device::{Device, OUT},
     process::{Finished, Start, run},
     redis::{RedisServer, free_port},
+    sentinels::SentinelGroup,
 };
 
 /// Returns verdict, finding and help of the line about a setting.
@@ -42,6 +43,24 @@ async fn on_a_healthy_device_every_line_of_check_is_ok() {
     }
     let helps = checked.stdout.lines().filter(|line| line.contains("help:"));
     assert_eq!(helps.count(), 0, "{checked:?}");
+}
+
+#[tokio::test]
+async fn check_tells_which_sentinels_answer_and_which_server_they_name() {
+    let mut group = SentinelGroup::start().await;
+    let primary = format!("127.0.0.1:{} as the primary", group.servers[0].port());
+    for (answer, verdict) in [(3, "ok   "), (2, "warn "), (1, "fail ")] {
+        for (program, name) in
+            [("spoke-hub", "SPOKE_HUB_REDIS"), ("spoke-auth", "SPOKE_AUTH_REDIS")]
+        {
+            let start = Start::with(&["check"]).variable(name, group.url());
+            let checked = run(&path_of(program), &start).await;
+            let expected =
+                format!("{verdict} redis: {answer} of 3 Sentinels answer, and name {primary}");
+            assert!(checked.stdout.contains(&expected), "{checked:?}");
+        }
+        group.kill_sentinel(answer - 1);
+    }
 }
 
 #[tokio::test]

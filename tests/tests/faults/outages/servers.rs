@@ -11,6 +11,7 @@ use spoke_tests::{
     old_redis::OldRedis,
     process::{Finished, Start, run, write_secret},
     redis::RedisServer,
+    sentinels::SentinelGroup,
     service::{Kind, Service},
     wait::{eventually, eventually_true},
 };
@@ -48,15 +49,22 @@ async fn ended(program: &str, url: &str) -> Finished {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_too_old_or_in_cluster_mode_is_refused_at_start_with_what_to_do() {
+async fn a_redis_that_does_not_suit_is_refused_at_start_with_what_to_do() {
     let redis = RedisServer::start().await;
     let old = OldRedis::start(redis.port()).await;
     old.set_old(true);
     let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]).await;
+    let group = SentinelGroup::start().await;
+    let sentinel = format!("redis://127.0.0.1:{}", group.ports()[0]);
+    let unknown = group.url().replace("mymaster", "other");
+    let no_sentinel = redis.url().replace("redis:", "redis+sentinel:") + "/mymaster";
     for program in ["spoke-agent", "spoke-hub", "spoke-auth"] {
         for (url, words) in [
             (old.url(), ["the server is Redis 6.0.", "requires 7.0 or newer"]),
             (cluster.url(), ["cluster mode", "cluster-enabled no"]),
+            (sentinel.clone(), ["the server is a Sentinel", "use redis+sentinel://"]),
+            (unknown.clone(), ["know no master named other", "correct the name"]),
+            (no_sentinel.clone(), ["is no Sentinel", "or use redis://"]),
         ] {
             let ended = ended(program, &url).await;
             assert_eq!(ended.code, Some(78), "{program}: {ended:?}");
