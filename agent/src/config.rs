@@ -171,7 +171,12 @@ impl AgentConfig {
                 "it is empty. Name a directory that only the agent can read",
             ));
         }
-        check_key_prefix("key_prefix", &self.key_prefix)?;
+        check_key_prefix("key_prefix", &self.key_prefix, &self.redis)?;
+        if self.redis.is_cluster() {
+            let problem =
+                "a device has one Redis, or one behind Sentinels; a cluster is for hub and auth";
+            return Err(invalid("redis", problem));
+        }
         if self.progress_timeout() < PROGRESS_TIMEOUT_MIN {
             let least = PROGRESS_TIMEOUT_MIN.as_millis();
             let problem =

@@ -139,7 +139,7 @@ impl ServiceConfig for AuthConfig {
 
     fn check(&self) -> Result<(), ConfigError> {
         check_redis_url(&self.redis, "redis")?;
-        check_key_prefix("key_prefix", &self.key_prefix)?;
+        check_key_prefix("key_prefix", &self.key_prefix, &self.redis)?;
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         within("bcrypt_cost", self.bcrypt_cost.into(), 4..=16)?;
         within("bcrypt_workers", count(self.bcrypt_workers), 1..=1024)?;

@@ -139,6 +139,11 @@ impl HubConfig {
         MemoryReserve { percent: self.reserve_percent, entries: self.reserve_entries, bytes }
     }
 
+    /// Returns the Redis of auth, if it needs connections of its own: in a cluster its keys are in another slot.
+    pub fn separate_auth_redis(&self) -> Option<&RedisUrl> {
+        self.auth_redis.as_ref().or_else(|| Some(&self.redis).filter(|url| url.is_cluster()))
+    }
+
     /// Validates what the types do not.
     ///
     /// # Errors
@@ -147,11 +152,9 @@ impl HubConfig {
         for (key, url) in self.redis_urls() {
             check_redis_url(url, key)?;
         }
-        for (key, prefix) in
-            [("key_prefix", &self.key_prefix), ("auth_key_prefix", &self.auth_key_prefix)]
-        {
-            check_key_prefix(key, prefix)?;
-        }
+        check_key_prefix("key_prefix", &self.key_prefix, &self.redis)?;
+        let auth_redis = self.auth_redis.as_ref().unwrap_or(&self.redis);
+        check_key_prefix("auth_key_prefix", &self.auth_key_prefix, auth_redis)?;
         // Redis rejects overlapping prefixes for the tracking of one connection.
         let keys = HubKeys::new(&self.key_prefix);
         let sessions = session_prefix(&self.auth_key_prefix);
@@ -233,12 +236,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_prefix_that_is_a_redis_pattern_or_hash_tag_is_refused() {
-        for key_prefix in ["", "a{b}", "a*", "a b", "a\u{1f600}"] {
+    fn a_key_prefix_that_is_a_redis_pattern_is_refused_and_one_slot_needs_braces_at_its_start() {
+        for key_prefix in ["", "a{b}", "{}a", "{a", "{a}{b}", "{a*}", "a*", "a b", "a\u{1f600}"] {
             let config = HubConfig { key_prefix: key_prefix.to_owned(), ..HubConfig::default() };
             let message = config.validate().unwrap_err().to_string();
             assert!(message.starts_with("key_prefix: "), "{key_prefix:?}: {message}");
         }
+        let redis: RedisUrl = "redis+cluster://h1,h2".parse().unwrap();
+        let config = |key_prefix: &str, auth_key_prefix: &str| HubConfig {
+            redis: redis.clone(),
+            key_prefix: key_prefix.to_owned(),
+            auth_key_prefix: auth_key_prefix.to_owned(),
+            ..HubConfig::default()
+        };
+        for (prefixes, expected) in [
+            (("spoke-hub", "{spoke-auth}"), "key_prefix: in a Redis Cluster"),
+            (("{spoke-hub}", "spoke-auth"), "set it to \"{spoke-auth}\""),
+        ] {
+            let message = config(prefixes.0, prefixes.1).validate().unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        assert!(config("{spoke-hub}", "{spoke}-auth").validate().is_ok());
     }
 
     #[test]

@@ -67,9 +67,10 @@ pub async fn run(daemon: Daemon<HubConfig>) -> anyhow::Result<()> {
     let redis = Redis::open_writable(&config.redis, keys.probe());
     let redis = redis.context("failed to use the setting `redis`")?;
     watch_redis(&redis, "redis", &shutdown).await?;
-    let auth_redis = match &config.auth_redis {
+    let auth_redis = match config.separate_auth_redis() {
         Some(url) => {
-            let auth_redis = Redis::open(url).context("failed to use the setting `auth_redis`")?;
+            let auth_redis = Redis::open(url, &session_prefix(&config.auth_key_prefix))
+                .context("failed to use the setting `auth_redis`")?;
             watch_redis(&auth_redis, "auth_redis", &shutdown).await?;
             auth_redis
         }
@@ -143,7 +144,7 @@ fn spawn_tasks(hub: &Arc<HubState>, auth_redis: &Redis) {
         hub.hints.clone().listen_forever(redis.clone(), prefixes, shutdown.token())
     };
     shutdown.spawn("ack level", hub.writer.clone().watch_level(hub.keys.level(), shutdown.token()));
-    if hub.config.auth_redis.is_some() {
+    if hub.config.separate_auth_redis().is_some() {
         shutdown.spawn("session hints", listen(auth_redis, vec![sessions, clients]));
         shutdown.spawn("hints", listen(&hub.redis, vec![news, bells]));
     } else {

@@ -130,7 +130,7 @@ impl HubState {
             connections: self.connections.count(),
             config: &self.config,
             redis: &self.redis,
-            auth_redis: self.config.auth_redis.is_some().then_some(auth_redis),
+            auth_redis: self.config.separate_auth_redis().is_some().then_some(auth_redis),
             keys: &self.keys,
         })
         .await

@@ -13,6 +13,7 @@ pub mod certificates;
 pub mod chaos;
 pub mod clock;
 pub mod cloud;
+pub mod cluster;
 pub mod copy_state;
 pub mod muted_redis;
 pub mod device;

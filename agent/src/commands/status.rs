@@ -56,7 +56,8 @@ const WIDTH: usize = 79;
 pub(super) async fn run(config: &AgentConfig, args: &StatusArgs) -> anyhow::Result<()> {
     let client =
         config.client.clone().context("the setting client is missing. Run `spoke-agent enrol`")?;
-    let redis = Redis::open(&config.redis).context("failed to use `redis`")?;
+    let redis =
+        Redis::open(&config.redis, &config.keys().out()).context("failed to use `redis`")?;
     let device = DeviceStore::new(redis, &config.keys(), &client);
     let fetch = async || {
         let (summary, probe) = tokio::join!(device.summary(), probe_agent(config, &client));

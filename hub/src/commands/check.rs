@@ -24,7 +24,7 @@ pub(super) async fn run(
     found.extend(of_redis("redis", &own, ShippedConf::Hub).await);
     found.extend(of_hints("redis", &own).await);
     if let Some(url) = &config.auth_redis {
-        let auth_redis = Redis::open(url)?;
+        let auth_redis = Redis::open(url, &config.auth_key_prefix)?;
         found.extend(of_redis("auth_redis", &auth_redis, ShippedConf::Hub).await);
         found.extend(of_hints("auth_redis", &auth_redis).await);
     }

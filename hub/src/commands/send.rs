@@ -28,8 +28,9 @@ pub(super) async fn run(config: &HubConfig, args: &SendArgs) -> anyhow::Result<(
     let entry = Entry { seq: Seq::ZERO, fields };
     entry.validate(Direction::Down, &EntryLimits::default()).context("invalid entry")?;
     let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
-    let auth_redis = match &config.auth_redis {
-        Some(url) => Redis::open(url).context("failed to use the setting `auth_redis`")?,
+    let auth_redis = match config.separate_auth_redis() {
+        Some(url) => Redis::open(url, &config.auth_key_prefix)
+            .context("failed to use the setting `auth_redis`")?,
         None => redis.clone(),
     };
     let auth_key = config.auth_client_key(client);

@@ -93,7 +93,7 @@ pub async fn watch_redis(
 ) -> Result<(), ConfigError> {
     require_supported(redis, setting).await?;
     shutdown.spawn("redis health", watch(redis.clone(), shutdown.token()));
-    if redis.has_sentinels() {
+    if redis.is_discovered() {
         shutdown.spawn("redis primary", follow_primary(redis.clone(), shutdown.token()));
     }
     shutdown.spawn("redis preflight", warn_once(redis.clone(), setting, shutdown.clone()));

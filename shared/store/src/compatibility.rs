@@ -34,11 +34,11 @@ impl ServerGreeting {
         Self { version, mode, is_replica: role == "replica" || role == "slave" }
     }
 
-    /// Checks version and mode.
+    /// Checks version and mode. `in_cluster` tells whether the URL is that of a cluster.
     ///
     /// # Errors
     /// `UNFIT` if the server is not supported, with the remedy.
-    pub(super) fn check(&self) -> RedisResult<()> {
+    pub(super) fn check(&self, in_cluster: bool) -> RedisResult<()> {
         let (major, minor) = VERSION_MIN;
         if self.version().is_some_and(|version| version < VERSION_MIN) {
             return Err(unfit(format!(
@@ -47,9 +47,9 @@ impl ServerGreeting {
             )));
         }
         match self.mode.as_str() {
-            "cluster" => Err(unfit(
-                "the server runs in cluster mode, which Spoke does not support; use one with \
-                 cluster-enabled no"
+            "cluster" if !in_cluster => Err(unfit(
+                "the server runs in cluster mode; use redis+cluster://HOST1,HOST2,HOST3, or a server \
+                 with cluster-enabled no"
                     .to_owned(),
             )),
             "sentinel" => Err(unfit(
@@ -77,9 +77,9 @@ pub(super) fn writable_replica() -> RedisError {
     read_only("the server is a replica, although it accepts writes (replica-read-only no)")
 }
 
-/// Returns the same error for a server that the Sentinels name and that is no primary.
+/// Returns the same error for a server that was named as the primary and is none.
 pub(super) fn no_primary(address: &ServerAddress) -> RedisError {
-    read_only(&format!("the Sentinels name {address}, which is a replica"))
+    read_only(&format!("{address} was named as the primary, and is a replica"))
 }
 
 fn read_only(problem: &str) -> RedisError {
@@ -111,7 +111,8 @@ mod tests {
             ("7.0.15", "cluster", Some("cluster-enabled no")),
             ("7.0.15", "sentinel", Some("redis+sentinel://")),
         ] {
-            let checked = greeting(version, mode, "master").check().map_err(|it| it.to_string());
+            let checked =
+                greeting(version, mode, "master").check(false).map_err(|it| it.to_string());
             match problem {
                 None => assert_eq!(checked, Ok(()), "{version} {mode}"),
                 Some(problem) => {
@@ -127,7 +128,10 @@ mod tests {
         assert!(!greeting("7.0.0", "standalone", "master").is_replica);
         assert!(!greeting("6.3.4", "standalone", "active-replica").is_replica);
         for answer in [Value::Nil, Value::Okay, Value::Map(Vec::new())] {
-            assert_eq!(ServerGreeting::read(answer).check().map_err(|it| it.to_string()), Ok(()));
+            assert_eq!(
+                ServerGreeting::read(answer).check(false).map_err(|it| it.to_string()),
+                Ok(())
+            );
         }
     }
 }

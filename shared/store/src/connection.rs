@@ -34,8 +34,8 @@ use super::{
 };
 use crate::{
     RedisUrl,
+    discovery::{Discovery, PrimarySurvey},
     redis_url::ServerAddress,
-    sentinels::{SentinelSurvey, Sentinels},
 };
 
 /// A Redis. Cheap to clone; all clones share the connection.
@@ -51,12 +51,13 @@ pub struct RedisConnection {
 }
 
 impl Redis {
-    /// Opens a Redis. The first command connects, which needs a tokio runtime.
+    /// Opens a Redis for keys that are all in the slot of `key`, if it is a cluster. The first command connects, which
+    /// needs a tokio runtime.
     ///
     /// # Errors
-    /// [`StoreError`] if the URL, or a file in it, cannot be used.
-    pub fn open(url: &RedisUrl) -> Result<Self, StoreError> {
-        Self::make(url, None)
+    /// [`StoreError`] if the URL, or a file in it, cannot be used, or if `key` chooses no slot of a cluster.
+    pub fn open(url: &RedisUrl, key: &str) -> Result<Self, StoreError> {
+        Self::make(url, key, None)
     }
 
     /// Opens a Redis that has to accept writes: probes add to the stream `key`, which never exists.
@@ -64,14 +65,14 @@ impl Redis {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_writable(url: &RedisUrl, key: String) -> Result<Self, StoreError> {
-        Self::make(url, Some(key))
+        Self::make(url, &key.clone(), Some(key))
     }
 
-    fn make(url: &RedisUrl, probed: Option<String>) -> Result<Self, StoreError> {
+    fn make(url: &RedisUrl, key: &str, probed: Option<String>) -> Result<Self, StoreError> {
         let db = url.client(None)?.get_connection_info().redis_settings().db();
         let shared = SharedConnection {
             url: url.clone(),
-            sentinels: Sentinels::of(url).map(Arc::new),
+            discovery: Discovery::of(url, key)?.map(Arc::new),
             db,
             probed,
             current: Mutex::default(),
@@ -106,30 +107,29 @@ impl Redis {
         &self,
         on_push: impl Fn(PushInfo) + Send + Sync + 'static,
     ) -> RedisResult<MultiplexedConnection> {
-        let primary = find_primary(self.shared.sentinels.as_deref()).await?;
+        let primary = find_primary(self.shared.discovery.as_deref()).await?;
         connect(&self.shared.url, primary.as_ref(), on_push).await
     }
 
-    /// Returns whether Sentinels tell which server is the primary.
-    pub fn has_sentinels(&self) -> bool {
-        self.shared.sentinels.is_some()
+    /// Returns whether Sentinels or the nodes of a cluster tell which server is the primary.
+    pub fn is_discovered(&self) -> bool {
+        self.shared.discovery.is_some()
     }
 
-    /// Asks all Sentinels for the primary; none for a server that the URL names.
-    pub async fn survey_sentinels(&self) -> Option<SentinelSurvey> {
-        Some(self.shared.sentinels.as_ref()?.survey().await)
+    /// Asks all of them for the primary; none for a server that the URL names.
+    pub async fn survey_primary(&self) -> Option<PrimarySurvey> {
+        Some(self.shared.discovery.as_ref()?.survey().await)
     }
 
     /// Resolves when a Sentinel announces a new primary, for one task.
     pub(super) async fn new_primary_announced(&self) {
-        match &self.shared.sentinels {
-            Some(sentinels) => sentinels.announced().await,
+        match &self.shared.discovery {
+            Some(discovery) => discovery.announced().await,
             None => std::future::pending().await,
         }
     }
 
-    /// Ends all commands on a server that the Sentinels no longer name as the primary, and returns the one that they
-    /// name.
+    /// Ends all commands on a server that is no longer the primary, and returns the one that is.
     pub(super) async fn leave_old_primary(&self) -> Option<ServerAddress> {
         self.shared.leave_old_primary().await
     }

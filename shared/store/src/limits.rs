@@ -94,12 +94,16 @@ pub const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a name is resolved again while its server does not accept writes.
 pub const REDIS_RESOLVE_INTERVAL: Duration = Duration::from_millis(500);
-/// The maximum number of Sentinels in a URL. Deployments have three or five.
-pub const SENTINELS_MAX: usize = 16;
-/// The timeout of a Sentinel's answer. All are waited for, so one that hangs delays a new connection by this.
-pub const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the Sentinels are asked for the primary: one small command to each.
-pub const SENTINEL_INTERVAL: Duration = Duration::from_secs(1);
+/// The maximum number of Sentinels, or of nodes of a cluster, in a URL. Three or five Sentinels are usual, and any node
+/// knows all others.
+pub const DISCOVERY_SERVERS_MAX: usize = 16;
+/// The timeout of an answer of one of them.
+pub const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the others are waited for once more than half have answered: a round trip in a region. One that hangs delays
+/// a new connection by this.
+pub const DISCOVERY_GRACE: Duration = Duration::from_millis(100);
+/// How often they are asked for the primary: one or two small commands to each.
+pub const DISCOVERY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is checked whether a Redis accepts writes: one round trip that changes nothing. A server that was
 /// demoted is detected within this time, even if nothing is written.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(2);

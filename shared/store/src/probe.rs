@@ -1,12 +1,12 @@
 //! Probes whether a Redis accepts writes, so that its health is known while nothing is written, and follows the primary
-//! that its Sentinels name.
+//! that Sentinels or the nodes of a cluster name.
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::Redis;
-use crate::limits::{PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT, SENTINEL_INTERVAL};
+use crate::limits::{DISCOVERY_INTERVAL, PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT};
 use spoke_diagnostics::error_chain;
 
 /// Probes this Redis until `ended`: rarely while it is healthy, often while it is not.
@@ -26,10 +26,10 @@ pub async fn watch(redis: Redis, ended: CancellationToken) {
     }
 }
 
-/// Follows the primary that the Sentinels name, until `ended`. A server that hangs closes no connection: it is left as
-/// soon as they name another one.
+/// Follows the primary that is named, until `ended`. A server that hangs closes no connection: it is left as soon as
+/// another one is named.
 pub async fn follow_primary(redis: Redis, ended: CancellationToken) {
-    let mut look = interval(SENTINEL_INTERVAL);
+    let mut look = interval(DISCOVERY_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -38,7 +38,7 @@ pub async fn follow_primary(redis: Redis, ended: CancellationToken) {
             () = redis.new_primary_announced() => {}
         }
         if let Some(address) = redis.leave_old_primary().await {
-            info!(%address, "the Sentinels name another redis; reconnecting to it");
+            info!(%address, "another redis is the primary; reconnecting to it");
             // Its success lets all other connections follow.
             let _ = redis.probe().await;
         }

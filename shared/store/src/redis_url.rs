@@ -1,6 +1,6 @@
 //! [`RedisUrl`]: the address of a Redis with its password, which only [`RedisUrl::as_str`] returns.
 
-mod sentinel;
+mod discovered;
 
 use std::{
     fmt, fs, io,
@@ -17,18 +17,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use spoke_diagnostics::{error_chain, nearest_name};
 
-pub(crate) use self::sentinel::{SentinelUrl, ServerAddress};
+pub(crate) use self::discovered::{DiscoveryKind, DiscoveryUrl, ServerAddress};
 
-/// A URL of `redis://`, `rediss://` (TLS) or `unix://`, or of Sentinels that know the primary: `redis+sentinel://` or
-/// `rediss+sentinel://`. `Display` and `Debug` hide the password. With TLS, `?ca_file=PATH` pins a CA instead of the
+/// A URL of `redis://`, `rediss://` (TLS) or `unix://`, or of servers that know the primary: Sentinels with
+/// `redis+sentinel://`, nodes of a cluster with `redis+cluster://`, or `rediss+…` for TLS. `Display` and `Debug` hide the password. With TLS, `?ca_file=PATH` pins a CA instead of the
 /// system's roots, and `cert_file=` and `key_file=` set a client certificate.
 #[derive(Clone)]
 pub struct RedisUrl {
     /// As it was given.
     text: SecretString,
-    /// The URL of the server. With Sentinels, its host is another one.
+    /// The URL of the server. Where it has to be found, its host is another one.
     server: SecretString,
-    sentinels: Option<SentinelUrl>,
+    discovery: Option<Box<DiscoveryUrl>>,
     redacted: String,
     ca_file: Option<PathBuf>,
     /// Certificate and key.
@@ -39,7 +39,7 @@ pub struct RedisUrl {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{problem}; expected a Redis URL such as redis://127.0.0.1:6379, rediss://user:password@host, \
-     redis+sentinel://host1,host2,host3/mymaster or unix:///run/redis/redis.sock"
+     redis+sentinel://host1,host2/mymaster, redis+cluster://host1,host2 or unix:///run/redis/redis.sock"
 )]
 pub struct BadRedisUrl {
     problem: String,
@@ -67,9 +67,15 @@ impl RedisUrl {
         self.client_of(&self.server).map(drop)
     }
 
-    /// Returns the Sentinels, if it names some.
-    pub(crate) fn sentinels(&self) -> Option<&SentinelUrl> {
-        self.sentinels.as_ref()
+    /// Returns the servers that know the primary, if it names some.
+    pub(crate) fn discovery(&self) -> Option<&DiscoveryUrl> {
+        self.discovery.as_deref()
+    }
+
+    /// Returns whether it names nodes of a cluster.
+    pub fn is_cluster(&self) -> bool {
+        let kind = self.discovery().map(|discovery| &discovery.kind);
+        matches!(kind, Some(DiscoveryKind::Cluster { .. }))
     }
 
     /// Creates a client for connections to the server, with the files as they are now: to `primary`, if it was asked for.
@@ -79,21 +85,21 @@ impl RedisUrl {
     /// As [`Self::check_files`].
     pub(crate) fn client(&self, primary: Option<&ServerAddress>) -> RedisResult<Client> {
         match primary {
-            Some(address) => self.client_of(&sentinel::at(&self.server, address)),
+            Some(address) => self.client_of(&discovered::at(&self.server, address)),
             None => self.client_of(&self.server),
         }
     }
 
-    /// Creates a client for connections to a Sentinel.
+    /// Creates a client for connections to a server that knows the primary.
     ///
     /// # Errors
     /// As [`Self::check_files`].
-    pub(crate) fn sentinel_client(
+    pub(crate) fn discovery_client(
         &self,
-        sentinels: &SentinelUrl,
+        discovery: &DiscoveryUrl,
         address: &ServerAddress,
     ) -> RedisResult<Client> {
-        self.client_of(&sentinels.sentinel(address))
+        self.client_of(&discovery.server(address))
     }
 
     fn client_of(&self, url: &SecretString) -> RedisResult<Client> {
@@ -154,9 +160,9 @@ impl FromStr for RedisUrl {
         let bad = |problem: &str| BadRedisUrl { problem: problem.to_owned() };
         check_encoded(text).map_err(bad)?;
         if let Some((scheme, behind)) = text.split_once("://")
-            && sentinel::SCHEMES.iter().any(|(known, ..)| *known == scheme)
+            && discovered::SCHEMES.iter().any(|(known, ..)| *known == scheme)
         {
-            return sentinel::parse(scheme, text, behind);
+            return discovered::parse(scheme, text, behind);
         }
         let Some(mut url) = redis::parse_redis_url(text) else {
             return Err(bad("not a valid Redis URL"));
@@ -194,7 +200,7 @@ impl FromStr for RedisUrl {
         Ok(Self {
             text: text.into(),
             server: text.into(),
-            sentinels: None,
+            discovery: None,
             redacted: url.into(),
             ca_file,
             client_files,
@@ -228,7 +234,7 @@ fn check_options(
 ) -> Result<(), BadRedisUrl> {
     let unknown = |(name, _): &&(String, String)| !known.contains(&name.as_str());
     let Some((name, _)) = pairs.iter().find(unknown) else { return Ok(()) };
-    let schemes = SCHEMES.into_iter().chain(sentinel::SCHEMES.map(|(name, _, of)| (name, of)));
+    let schemes = SCHEMES.into_iter().chain(discovered::SCHEMES.map(|(name, _, of)| (name, of)));
     let elsewhere = schemes.into_iter().find(|(_, options)| options.contains(&name.as_str()));
     let problem = match (elsewhere, nearest_name(name, known.iter().map(ToString::to_string))) {
         (Some((other, _)), _) => format!("{name} is an option of {other}:// only"),

@@ -61,7 +61,7 @@ impl Ends {
     }
 
     fn device(&self) -> Side {
-        let redis = Redis::open(&self.device.url().parse().unwrap()).unwrap();
+        let redis = Redis::open(&self.device.url().parse().unwrap(), "").unwrap();
         let keys = DeviceKeys::new("spoke-agent");
         let origin = OriginStore::device(redis.clone(), &keys, &self.client);
         let copy = CopyStore::device(redis.clone(), &keys, &self.client);
@@ -69,7 +69,7 @@ impl Ends {
     }
 
     async fn hub(&self) -> Side {
-        let redis = Redis::open(&self.cloud.url().parse().unwrap()).unwrap();
+        let redis = Redis::open(&self.cloud.url().parse().unwrap(), "").unwrap();
         let keys = HubKeys::new("spoke-hub");
         let request = SessionOpen {
             version: "0",

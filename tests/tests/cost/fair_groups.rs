@@ -52,7 +52,8 @@ async fn append(copy: &CopyStore, from: u64, count: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_batches_pass_the_backlogs_of_twenty_clients() {
     let server = RedisServer::start().await;
-    let redis = Redis::open(&server.url().parse().expect("the URL is valid")).expect("it opens");
+    let redis =
+        Redis::open(&server.url().parse().expect("the URL is valid"), "").expect("it opens");
     let (writer, committer) = CommitWriter::new(redis, AckLevel::Memory);
     tokio::spawn(committer.run());
     let mut backlogs = JoinSet::new();

@@ -101,7 +101,8 @@ async fn a_task_at_fault_leaves_the_answers_of_all_others_right() {
 
 /// The origins of this many clients, each with so many entries, and an epoch begun.
 async fn origins(server: &RedisServer, count: usize, entries: usize) -> Vec<OriginStore> {
-    let redis = Redis::open(&server.url().parse().expect("the URL is valid")).expect("it opens");
+    let redis =
+        Redis::open(&server.url().parse().expect("the URL is valid"), "").expect("it opens");
     let (calls, caller) = OriginCalls::new(redis);
     tokio::spawn(caller.run());
     let keys = HubKeys::new("spoke-hub");

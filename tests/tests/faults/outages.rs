@@ -4,6 +4,7 @@
 mod access;
 mod agents;
 mod clocks;
+mod cluster;
 mod disk;
 mod exhausted;
 mod failover;

@@ -14,7 +14,7 @@ use spoke_diagnostics::{
     tls_error::{TlsFailure, duration_in_words},
 };
 use spoke_store::{
-    Redis, SentinelSurvey, StoreError, check_tracking,
+    PrimarySurvey, Redis, StoreError, check_tracking,
     limits::HINT_POLL_INTERVAL,
     redis_settings::{ServerWarning, ShippedConf, query_server_info, query_settings},
 };
@@ -123,20 +123,19 @@ pub fn report(checks: &[Check], args: CheckArgs) -> anyhow::Result<()> {
 }
 
 /// Checks that a Redis answers, is new enough, takes writes and does not lose data, and that its settings are as good
-/// as the shipped ones; with Sentinels, also those.
+/// as the shipped ones; with Sentinels or a cluster, also those.
 pub async fn of_redis(setting: &'static str, redis: &Redis, shipped: ShippedConf) -> Vec<Check> {
     let mut checks = of_server(setting, redis, shipped).await;
-    let survey = redis.survey_sentinels().await;
-    checks.extend(survey.map(|survey| of_sentinels(setting, &survey)));
+    let survey = redis.survey_primary().await;
+    checks.extend(survey.map(|survey| of_primary(setting, &survey)));
     checks
 }
 
-fn of_sentinels(setting: &'static str, survey: &SentinelSurvey) -> Check {
-    let SentinelSurvey { asked, primary, failures } = survey;
+fn of_primary(setting: &'static str, survey: &PrimarySurvey) -> Check {
+    let PrimarySurvey { what, asked, primary, failures } = survey;
     let answer = asked - failures.len();
     let primary = primary.as_deref().unwrap_or("no server");
-    let finding =
-        format!("{answer} of {asked} Sentinels answer, and name {primary} as the primary");
+    let finding = format!("{answer} of {asked} {what} answer, and name {primary} as the primary");
     if failures.is_empty() {
         return Check::ok(setting, finding);
     }

@@ -21,22 +21,22 @@ use super::is_no_script;
 use crate::{
     RedisUrl, StoreError,
     compatibility::{ServerGreeting, no_primary},
+    discovery::Discovery,
     error::is_lost,
     health::Health,
     limits::{REDIS_CONNECT_TIMEOUT, REDIS_REPLY_TIMEOUT, REDIS_RESOLVE_INTERVAL},
     redis_url::ServerAddress,
-    sentinels::Sentinels,
     stats::RedisStats,
 };
 
 /// The error of a command on a connection to a server that is no longer the primary.
-const REPLACED: &str = "the Sentinels name another primary";
+const REPLACED: &str = "another server is the primary by now";
 
 pub(super) struct SharedConnection {
     /// Its files are read again for each connection.
     pub(super) url: RedisUrl,
     /// None for a server that the URL names.
-    pub(super) sentinels: Option<Arc<Sentinels>>,
+    pub(super) discovery: Option<Arc<Discovery>>,
     /// The number of its database.
     pub(super) db: i64,
     /// The key to which a probe would write; none for a Redis that is only read.
@@ -53,9 +53,9 @@ pub(super) struct CurrentConnection {
     generation: u64,
     /// When the last connection was begun.
     begun: Option<Instant>,
-    /// The server that the Sentinels named for it.
+    /// The server that was found for it.
     primary: Option<ServerAddress>,
-    /// Ends the commands on it, once the Sentinels name another server.
+    /// Ends the commands on it, once another server is the primary.
     replaced: CancellationToken,
 }
 
@@ -85,20 +85,20 @@ impl SharedConnection {
             current.begun = Some(Instant::now());
             current.primary = None;
             current.replaced = CancellationToken::new();
-            let (url, sentinels) = (self.url.clone(), self.sentinels.clone());
+            let (url, discovery) = (self.url.clone(), self.discovery.clone());
             let connecting =
-                connect_shared((url, sentinels), Arc::downgrade(self), current.generation);
+                connect_shared((url, discovery), Arc::downgrade(self), current.generation);
             current.connecting = Some(connecting.boxed().shared());
         }
         let connecting = current.connecting.clone().expect("it was just made where there was none");
-        let replaced = self.sentinels.is_some().then(|| current.replaced.clone());
+        let replaced = self.discovery.is_some().then(|| current.replaced.clone());
         (connecting, current.generation, replaced)
     }
 
-    /// Asks the Sentinels for the primary. If they name another server than that of the connection, ends it with all
-    /// running commands, which may hang, and returns that server.
+    /// Looks for the primary. If it is another server than that of the connection, ends the connection with all running
+    /// commands, which may hang, and returns that server.
     pub(super) async fn leave_old_primary(&self) -> Option<ServerAddress> {
-        let named = self.sentinels.as_ref()?.find_primary().await.ok()?;
+        let named = self.discovery.as_ref()?.find_primary().await.ok()?;
         let mut current = self.lock();
         let is_other = current.primary.as_ref().is_some_and(|primary| *primary != named);
         if !is_other {
@@ -210,11 +210,11 @@ impl SharedConnection {
 
 /// Makes the connection of a [`SharedConnection`], which is dropped when it is closed.
 async fn connect_shared(
-    (url, sentinels): (RedisUrl, Option<Arc<Sentinels>>),
+    (url, discovery): (RedisUrl, Option<Arc<Discovery>>),
     shared: Weak<SharedConnection>,
     generation: u64,
 ) -> RedisResult<MultiplexedConnection> {
-    let primary = find_primary(sentinels.as_deref()).await?;
+    let primary = find_primary(discovery.as_deref()).await?;
     if let Some(shared) = shared.upgrade() {
         let mut current = shared.lock();
         if current.generation == generation {
@@ -231,18 +231,18 @@ async fn connect_shared(
     connect(&url, primary.as_ref(), on_push).await
 }
 
-/// Asks the Sentinels for the server to connect to; none for the one in the URL.
+/// Finds the server to connect to; none for the one in the URL.
 pub(super) async fn find_primary(
-    sentinels: Option<&Sentinels>,
+    discovery: Option<&Discovery>,
 ) -> RedisResult<Option<ServerAddress>> {
-    match sentinels {
-        Some(sentinels) => sentinels.find_primary().await.map(Some),
+    match discovery {
+        Some(discovery) => discovery.find_primary().await.map(Some),
         None => Ok(None),
     }
 }
 
-/// Makes a connection, and checks that Spoke supports the server, and that one which Sentinels have named is a primary.
-/// The files in the URL are read again.
+/// Makes a connection, and checks that Spoke supports the server, and that one which was found is a primary. The files
+/// in the URL are read again.
 pub(super) async fn connect(
     url: &RedisUrl,
     primary: Option<&ServerAddress>,
@@ -260,7 +260,7 @@ pub(super) async fn connect(
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     let hello = redis::cmd("HELLO").query_async(&mut connection).await?;
     let greeting = ServerGreeting::read(hello);
-    greeting.check()?;
+    greeting.check(url.is_cluster())?;
     match primary.filter(|_| greeting.is_replica) {
         Some(primary) => Err(no_primary(primary)),
         None => Ok(connection),

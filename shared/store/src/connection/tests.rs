@@ -73,7 +73,7 @@ async fn ping_until(
 #[tokio::test]
 async fn it_connects_once_redis_starts_and_reconnects_automatically() {
     let mut server = Server::new();
-    let redis = Redis::open(&server.url("")).unwrap();
+    let redis = Redis::open(&server.url(""), "").unwrap();
     let error = redis.ping().await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
     for _ in 0..2 {
@@ -91,12 +91,12 @@ async fn it_connects_once_redis_starts_and_reconnects_automatically() {
 async fn a_connection_that_was_closed_while_idle_fails_no_command() {
     let mut server = Server::new();
     server.start(&[]);
-    let idle = Redis::open(&server.url("")).unwrap();
+    let idle = Redis::open(&server.url(""), "").unwrap();
     ping_until(&idle, "an answer", Result::is_ok).await;
     for _ in 0..3 {
         server.kill();
         server.start(&[]);
-        let other = Redis::open(&server.url("")).unwrap();
+        let other = Redis::open(&server.url(""), "").unwrap();
         ping_until(&other, "an answer", Result::is_ok).await;
         idle.ping().await.unwrap();
     }
@@ -106,7 +106,7 @@ async fn a_connection_that_was_closed_while_idle_fails_no_command() {
 async fn concurrent_commands_share_one_connection() {
     let mut server = Server::new();
     server.start(&[]);
-    let redis = Redis::open(&server.url("")).unwrap();
+    let redis = Redis::open(&server.url(""), "").unwrap();
     ping_until(&redis, "an answer", Result::is_ok).await;
     let mut kill = redis::cmd("CLIENT");
     kill.arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("no");
@@ -128,9 +128,9 @@ async fn concurrent_commands_share_one_connection() {
 async fn a_refused_login_is_retried_and_succeeds_once_the_password_matches() {
     let mut server = Server::new();
     server.start(&["--requirepass", "right"]);
-    let admin = Redis::open(&server.url("?pass=right")).unwrap();
+    let admin = Redis::open(&server.url("?pass=right"), "").unwrap();
     ping_until(&admin, "an answer", Result::is_ok).await;
-    let redis = Redis::open(&server.url("?pass=new")).unwrap();
+    let redis = Redis::open(&server.url("?pass=new"), "").unwrap();
     let error = redis.ping().await.unwrap_err();
     assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
     let mut set = redis::cmd("CONFIG");
@@ -143,7 +143,7 @@ async fn a_refused_login_is_retried_and_succeeds_once_the_password_matches() {
 async fn a_script_is_loaded_again_if_redis_has_forgotten_it() {
     let mut server = Server::new();
     server.start(&[]);
-    let redis = Redis::open(&server.url("")).unwrap();
+    let redis = Redis::open(&server.url(""), "").unwrap();
     ping_until(&redis, "an answer", Result::is_ok).await;
     let script = Script::new("return ARGV[1] + 1");
     for count in 0..2 {
@@ -158,7 +158,7 @@ async fn a_script_is_loaded_again_if_redis_has_forgotten_it() {
 async fn a_dedicated_connection_speaks_resp3_to_the_same_database() {
     let mut server = Server::new();
     server.start(&[]);
-    let redis = Redis::open(&server.url("?db=3")).unwrap();
+    let redis = Redis::open(&server.url("?db=3"), "").unwrap();
     ping_until(&redis, "an answer", Result::is_ok).await;
     redis::cmd("SET").arg("a").arg(1).query_async::<()>(&mut redis.connection()).await.unwrap();
     let mut dedicated = redis.dedicated_connection(|_| {}).await.unwrap();
@@ -171,7 +171,7 @@ async fn a_dedicated_connection_speaks_resp3_to_the_same_database() {
 #[tokio::test]
 async fn nothing_printed_contains_the_password() {
     let url: RedisUrl = "redis://:hunter2@127.0.0.1:1".parse().unwrap();
-    let redis = Redis::open(&url).unwrap();
+    let redis = Redis::open(&url, "").unwrap();
     let printed = format!("{redis:?} {:?} {:?}", redis.connection(), redis.ping().await);
     assert!(!printed.contains("hunter2"), "{printed}");
 }

@@ -178,7 +178,7 @@ impl Committer {
         &self,
         answering: impl Future<Output = RedisResult<T>>,
     ) -> RedisResult<T> {
-        if !self.redis.has_sentinels() {
+        if !self.redis.is_discovered() {
             return answering.await;
         }
         let mut connection = self.redis.health().watch_replacement();

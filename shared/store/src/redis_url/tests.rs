@@ -14,6 +14,8 @@ fn urls_of_all_schemes_are_accepted_unchanged() {
         "redis+sentinel://user:p%23w@s1:26379,[::1]:26380,10.0.0.3/mymaster/2",
         "redis+sentinel://s1/mymaster?sentinel_user=watch&sentinel_pass=p%23w",
         "rediss+sentinel://s1,s2/mymaster?ca_file=/etc/spoke/redis-ca.pem",
+        "redis+cluster://user:p%23w@h1:7000,h2:7000,[::1]",
+        "rediss+cluster://h1/?ca_file=/etc/spoke/redis-ca.pem",
     ] {
         assert_eq!(good.parse::<RedisUrl>().unwrap().as_str(), good);
     }
@@ -50,6 +52,7 @@ fn a_password_is_never_shown() {
             "redis+sentinel://spoke:hunter2@s1:26379,[::1]/mymaster/2",
             "redis+sentinel://spoke:***@s1:26379,[::1]/mymaster/2",
         ),
+        ("redis+cluster://spoke:hunter2@h1:7000,h2", "redis+cluster://spoke:***@h1:7000,h2/"),
         (
             "rediss+sentinel://s1,s2/mymaster?sentinel_pass=hunter2&ca_file=/ca.pem",
             "rediss+sentinel://s1,s2/mymaster/?ca_file=%2Fca.pem&sentinel_pass=***",
@@ -89,6 +92,9 @@ fn an_unknown_option_is_refused_with_the_nearest_or_all_known_options() {
         ("redis+sentinel://[::1/mymaster", "as HOST or HOST:PORT"),
         ("redis+sentinel:///mymaster", "as HOST or HOST:PORT"),
         ("redis+sentinel://s1/mymaster/many", "invalid database number"),
+        ("redis+cluster://h1/0", "a cluster has one database"),
+        ("redis+cluster://h1?sentinel_user=x", "an option of redis+sentinel:// only"),
+        ("redis+cluster://h1,,h2", "as HOST or HOST:PORT"),
         ("valkey+sentinel://s1/mymaster", "not a valid Redis URL"),
     ] {
         assert!(refusal(url).contains(expected), "{url}: {}", refusal(url));
@@ -145,13 +151,13 @@ fn certificate_files_that_are_missing_or_invalid_are_named() {
 fn the_urls_of_sentinels_and_of_the_primary_that_they_name_have_their_own_credentials() {
     let url = "redis+sentinel://app:p%40w@s1,s2:7000/mymaster/2?sentinel_user=w&sentinel_pass=p%23";
     let url: RedisUrl = url.parse().unwrap();
-    let sentinels = url.sentinels().unwrap();
-    assert_eq!(sentinels.master, "mymaster");
-    let shown: Vec<_> = sentinels.sentinels.iter().map(ToString::to_string).collect();
+    let sentinels = url.discovery().unwrap();
+    assert_eq!(sentinels.kind, DiscoveryKind::Sentinel { master: "mymaster".to_owned() });
+    let shown: Vec<_> = sentinels.servers.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["s1:26379", "s2:7000"]);
     let primary = ServerAddress { host: "::1".to_owned(), port: 6380 };
     let of_primary = url.client(Some(&primary)).unwrap();
-    let of_sentinel = url.sentinel_client(sentinels, &sentinels.sentinels[1]).unwrap();
+    let of_sentinel = url.discovery_client(sentinels, &sentinels.servers[1]).unwrap();
     for (client, address, db, user, password) in
         [(of_primary, "[::1]:6380", 2, "app", "p@w"), (of_sentinel, "s2:7000", 0, "w", "p#")]
     {

@@ -66,7 +66,7 @@ async fn a_script_that_fails_or_is_flushed_affects_no_other_client() {
 #[tokio::test]
 async fn a_read_whose_script_redis_lacks_does_not_repeat_the_batch_beside_it() {
     let server = RedisServer::start_with(&["--appendfsync", "always"]).await;
-    let redis = Redis::open(&server.url().parse().unwrap()).unwrap();
+    let redis = Redis::open(&server.url().parse().unwrap(), "").unwrap();
     let keys = HubKeys::new("spoke-hub");
     let (writer, committer) = CommitWriter::new(redis, AckLevel::Fsync);
     tokio::spawn(committer.run());

@@ -18,12 +18,16 @@ const SCRIPTS: [(&str, &[&str], &[&str]); 11] = [
     ("attempt", &[CLIENT, COUNT], &["1000", "100", "1000", "1", "60000", "otpSecret", "secret"]),
     ("extend", &[CLIENT], &["2000000000000"]),
     ("forgive", &[CLIENT, COUNT], &["1900000000000"]),
-    ("login", &[CLIENT, NEW, LIST], &["hash", "dev1", "60000", "16", "abcd"]),
+    ("login", &[CLIENT, NEW, LIST, LIVE], &["hash", "dev1", "60000", "16", "abcd"]),
     ("logout", &[LIVE, LIST], &[]),
-    ("provision", &[CLIENT, LIST], &["GRZWE3CLNBBTK2LMIRFEM6CCI5WEQR3P", "2000000000000", "again"]),
+    (
+        "provision",
+        &[CLIENT, LIST, LIVE],
+        &["GRZWE3CLNBBTK2LMIRFEM6CCI5WEQR3P", "2000000000000", "again"],
+    ),
     ("refresh", &[CLIENT, NEW, LIST, LIVE], &["dev1", "60000", "16", "600000"]),
-    ("register", &[CLIENT, LIST], &["otp", "7", "1000", "hash", "abcd"]),
-    ("revoke", &[CLIENT, LIST], &[]),
+    ("register", &[CLIENT, LIST, LIVE], &["otp", "7", "1000", "hash", "abcd"]),
+    ("revoke", &[CLIENT, LIST, LIVE], &[]),
     ("rotate", &[CLIENT], &["hash", "next", "abcd"]),
     ("set_rate", &[CLIENT], &["200/s 1MB/s"]),
 ];
@@ -125,6 +129,25 @@ async fn every_script_works_with_valid_arguments() {
         prepare(&redis, is_registered).await;
         let before = snapshot(&redis).await;
         run(&redis, name, keys, arguments).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_ne!(snapshot(&redis).await, before, "{name} did nothing");
+    }
+}
+
+#[tokio::test]
+async fn a_script_without_all_listed_sessions_among_its_keys_writes_nothing_and_returns_them() {
+    let redis = RedisServer::start().await;
+    const OTHER: &str = "spoke-auth:session:other:h";
+    for (name, keys, arguments) in SCRIPTS.into_iter().filter(|(_, keys, _)| keys.contains(&LIST)) {
+        prepare(&redis, ["login", "refresh", "logout", "revoke"].contains(&name)).await;
+        redis.command::<()>(&["ZADD", LIST, "9999999999998", OTHER]).await;
+        let before = snapshot(&redis).await;
+        let listed = run(&redis, name, keys, arguments).await.unwrap();
+        assert_eq!(snapshot(&redis).await, before, "{name}");
+        let listed: Vec<String> = redis::from_redis_value(listed).unwrap();
+        assert_eq!(listed, [OTHER, LIVE], "{name}");
+        let keys: Vec<_> = keys.iter().copied().chain([OTHER]).collect();
+        let answer = run(&redis, name, &keys, arguments).await.unwrap();
+        assert!(!matches!(answer, Value::Array(_)), "{name}: {answer:?}");
         assert_ne!(snapshot(&redis).await, before, "{name} did nothing");
     }
 }

@@ -61,7 +61,7 @@ async fn a_redis_that_does_not_suit_is_refused_at_start_with_what_to_do() {
     for program in ["spoke-agent", "spoke-hub", "spoke-auth"] {
         for (url, words) in [
             (old.url(), ["the server is Redis 6.0.", "requires 7.0 or newer"]),
-            (cluster.url(), ["cluster mode", "cluster-enabled no"]),
+            (cluster.url(), ["cluster mode", "use redis+cluster://"]),
             (sentinel.clone(), ["the server is a Sentinel", "use redis+sentinel://"]),
             (unknown.clone(), ["know no master named other", "correct the name"]),
             (no_sentinel.clone(), ["is no Sentinel", "or use redis://"]),

@@ -113,7 +113,7 @@ impl State {
 /// If the settings are invalid.
 pub(crate) async fn play(part: Play) {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let redis = Redis::open(&part.redis).expect("the Redis URL is valid");
+    let redis = Redis::open(&part.redis, "").expect("the Redis URL is valid");
     let (hints, shutdown) = (Hints::new(), Shutdown::new());
     let listening = hints.clone();
     let prefixes = vec![KEYS.to_owned()];

@@ -1,4 +1,5 @@
-//! URLs that name Sentinels: `redis+sentinel://user:pass@s1:26379,s2:26379/mymaster/0`.
+//! URLs that name servers which know the primary: Sentinels, as in `redis+sentinel://user:pass@s1:26379,s2:26379/mymaster/0`,
+//! or nodes of a cluster, as in `redis+cluster://user:pass@h1:7000,h2:7000`.
 
 use std::fmt;
 
@@ -6,28 +7,43 @@ use redis::parse_redis_url;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{BadRedisUrl, HIDDEN, RedisUrl, check_options};
-use crate::limits::SENTINELS_MAX;
+use crate::limits::DISCOVERY_SERVERS_MAX;
 
-/// The port of a Sentinel.
-const PORT: u16 = 26379;
-/// The host of the primary in a URL, until the Sentinels have told it.
+/// The host of the primary in a URL, until it is known.
 const PRIMARY: &str = "primary";
 /// The options for the Sentinels' own users.
 const USER: &str = "sentinel_user";
 const PASS: &str = "sentinel_pass";
 /// Each scheme with the scheme of its servers, and its options.
-pub(super) const SCHEMES: [(&str, &str, &[&str]); 2] = [
+pub(super) const SCHEMES: [(&str, &str, &[&str]); 4] = [
     ("redis+sentinel", "redis", &[USER, PASS]),
     ("rediss+sentinel", "rediss", &["ca_file", "cert_file", "key_file", USER, PASS]),
+    ("redis+cluster", "redis", &[]),
+    ("rediss+cluster", "rediss", &["ca_file", "cert_file", "key_file"]),
 ];
 
-/// The Sentinels of a URL, and the name by which they know the primary.
+/// The servers of a URL that know the primary.
 #[derive(Clone)]
-pub(crate) struct SentinelUrl {
-    pub(crate) sentinels: Vec<ServerAddress>,
-    pub(crate) master: String,
-    /// The URL of a Sentinel, with its user and password, and another host.
+pub(crate) struct DiscoveryUrl {
+    pub(crate) servers: Vec<ServerAddress>,
+    pub(crate) kind: DiscoveryKind,
+    /// The URL of one of them, with another host.
     template: SecretString,
+}
+
+/// What knows the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DiscoveryKind {
+    /// Sentinels, which know it by this name.
+    Sentinel {
+        /// Its name.
+        master: String,
+    },
+    /// The nodes of a cluster. They are called by their names where those have to match a certificate.
+    Cluster {
+        /// Whether they are.
+        by_name: bool,
+    },
 }
 
 /// The host and the port of a server.
@@ -39,13 +55,13 @@ pub(crate) struct ServerAddress {
 }
 
 impl ServerAddress {
-    fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str, default_port: u16) -> Option<Self> {
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => rest.split_once(']')?,
             None => text.split_at(text.find(':').unwrap_or(text.len())),
         };
         let port = match port {
-            "" => PORT,
+            "" => default_port,
             port => port.strip_prefix(':')?.parse().ok()?,
         };
         (!host.is_empty() && port != 0).then(|| Self { host: host.to_owned(), port })
@@ -62,9 +78,9 @@ impl fmt::Display for ServerAddress {
     }
 }
 
-impl SentinelUrl {
-    /// Returns the URL of the Sentinel at this address.
-    pub(super) fn sentinel(&self, address: &ServerAddress) -> SecretString {
+impl DiscoveryUrl {
+    /// Returns the URL of the server at this address.
+    pub(super) fn server(&self, address: &ServerAddress) -> SecretString {
         at(&self.template, address)
     }
 }
@@ -75,7 +91,7 @@ pub(super) fn at(template: &SecretString, address: &ServerAddress) -> SecretStri
     let ServerAddress { host, port } = address;
     let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     let set = url.set_host(Some(&host)).is_ok() && url.set_port(Some(*port)).is_ok();
-    // A host that the Sentinels give and no URL can have fails to connect.
+    // A host that was told and that no URL can have fails to connect.
     if set { String::from(url).into() } else { template.clone() }
 }
 
@@ -90,16 +106,24 @@ pub(super) fn parse(scheme: &str, text: &str, behind: &str) -> Result<RedisUrl, 
         Some((user, hosts)) => (format!("{user}@"), hosts),
         None => (String::new(), authority),
     };
-    let sentinels: Option<Vec<_>> = hosts.split(',').map(ServerAddress::parse).collect();
-    let sentinels =
-        sentinels.filter(|sentinels| sentinels.len() <= SENTINELS_MAX).ok_or_else(|| {
-            bad(&format!(
-                "expected one to {SENTINELS_MAX} Sentinels as HOST or HOST:PORT, with commas"
-            ))
+    let is_cluster = scheme.ends_with("+cluster");
+    let (default_port, what) = if is_cluster { (6379, "nodes") } else { (26379, "Sentinels") };
+    let servers = hosts.split(',').map(|host| ServerAddress::parse(host, default_port));
+    let servers: Option<Vec<_>> = servers.collect();
+    let servers =
+        servers.filter(|servers| servers.len() <= DISCOVERY_SERVERS_MAX).ok_or_else(|| {
+            let most = DISCOVERY_SERVERS_MAX;
+            bad(&format!("expected one to {most} {what} as HOST or HOST:PORT, with commas"))
         })?;
     let (master, db) = path.split_once('/').unwrap_or((path, ""));
-    if master.is_empty() {
-        return Err(bad("expected /NAME of the primary behind the Sentinels, such as /mymaster"));
+    match is_cluster {
+        true if !path.is_empty() => return Err(bad("a cluster has one database; leave it out")),
+        false if master.is_empty() => {
+            return Err(bad(
+                "expected /NAME of the primary behind the Sentinels, such as /mymaster",
+            ));
+        }
+        _ => {}
     }
 
     let parsed = |text: &str| parse_redis_url(text).ok_or_else(|| bad("not a valid Redis URL"));
@@ -114,29 +138,37 @@ pub(super) fn parse(scheme: &str, text: &str, behind: &str) -> Result<RedisUrl, 
     }
     let server: RedisUrl = primary.as_str().parse()?;
 
-    let option = |wanted: &str| own.iter().find(|(name, _)| name == wanted).map(|(_, it)| &**it);
-    let mut template = parsed(&format!("{server_scheme}://{PRIMARY}"))?;
-    let is_set = template.set_username(option(USER).unwrap_or_default()).is_ok()
-        && template.set_password(option(PASS)).is_ok();
-    if !is_set {
-        return Err(bad("not a valid Redis URL"));
-    }
+    let template = match is_cluster {
+        true => server.server.clone(),
+        false => {
+            let of =
+                |wanted: &str| own.iter().find(|(name, _)| name == wanted).map(|(_, it)| &**it);
+            let mut template = parsed(&format!("{server_scheme}://{PRIMARY}"))?;
+            let is_set = template.set_username(of(USER).unwrap_or_default()).is_ok()
+                && template.set_password(of(PASS)).is_ok();
+            if !is_set {
+                return Err(bad("not a valid Redis URL"));
+            }
+            String::from(template).into()
+        }
+    };
 
     let mut shown = parsed(&server.redacted)?;
     let hidden =
         |(name, value)| if name == PASS { (name, HIDDEN.to_owned()) } else { (name, value) };
     if !own.is_empty() {
-        shown.query_pairs_mut().extend_pairs(own.clone().into_iter().map(hidden));
+        shown.query_pairs_mut().extend_pairs(own.into_iter().map(hidden));
     }
+    let named = if is_cluster { hosts.to_owned() } else { format!("{hosts}/{master}") };
     let redacted = String::from(shown).replacen(server_scheme, scheme, 1).replacen(
         &format!("{PRIMARY}/"),
-        &format!("{hosts}/{master}/"),
+        &format!("{named}/"),
         1,
     );
-    let sentinels = SentinelUrl {
-        sentinels,
-        master: master.to_owned(),
-        template: String::from(template).into(),
+    let kind = match is_cluster {
+        true => DiscoveryKind::Cluster { by_name: server_scheme == "rediss" },
+        false => DiscoveryKind::Sentinel { master: master.to_owned() },
     };
-    Ok(RedisUrl { text: text.into(), redacted, sentinels: Some(sentinels), ..server })
+    let discovery = Some(Box::new(DiscoveryUrl { servers, kind, template }));
+    Ok(RedisUrl { text: text.into(), redacted, discovery, ..server })
 }

@@ -1,0 +1,162 @@
+//! A Redis Cluster of three primaries, each with a replica.
+
+use std::{path::Path, time::Duration};
+
+use redis::{FromRedisValue, RedisResult, Value, cmd};
+
+use crate::{
+    process::{Start, run},
+    redis::RedisServer,
+    wait::{PATIENCE, eventually},
+};
+
+/// How long a node is silent until the others take it for failed, in ms.
+pub const NODE_TIMEOUT_MS: u64 = 2000;
+const SLOTS: u16 = 16384;
+
+/// The nodes. All end when it is dropped.
+pub struct Cluster {
+    /// The primaries at the start come first.
+    pub nodes: Vec<RedisServer>,
+}
+
+/// A slot on its way to another node.
+pub struct SlotMove {
+    slot: u16,
+    /// The positions of both nodes.
+    from: usize,
+    to: usize,
+}
+
+impl Cluster {
+    /// Starts all, and waits until each knows the others and the replicas have their copies.
+    ///
+    /// # Panics
+    /// If one does not start.
+    pub async fn start() -> Self {
+        let timeout = NODE_TIMEOUT_MS.to_string();
+        let options = [
+            ["--cluster-enabled", "yes"],
+            ["--cluster-node-timeout", &timeout],
+            ["--cluster-require-full-coverage", "no"],
+            ["--repl-diskless-sync-delay", "0"],
+        ];
+        let mut nodes = Vec::new();
+        for _ in 0..6 {
+            nodes.push(RedisServer::start_with(&options.concat()).await);
+        }
+        let addresses: Vec<_> =
+            nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+        let mut arguments = vec!["--cluster", "create"];
+        arguments.extend(addresses.iter().map(String::as_str));
+        arguments.extend(["--cluster-replicas", "1", "--cluster-yes"]);
+        run(Path::new("redis-cli"), &Start::with(&arguments)).await.done();
+        let mut cluster = Self { nodes };
+        for node in &cluster.nodes {
+            eventually("each node to know all others and their slots", PATIENCE, async || {
+                let info: String = node.command(&["CLUSTER", "INFO"]).await;
+                let replication = node.info("replication").await;
+                let is_synced =
+                    replication.contains("role:master") || replication.contains("link_status:up");
+                let words = ["cluster_state:ok", "cluster_slots_ok:16384", "known_nodes:6"];
+                match is_synced && words.iter().all(|word| info.contains(word)) {
+                    true => Ok(()),
+                    false => Err(info),
+                }
+            })
+            .await;
+        }
+        let mut roles = Vec::new();
+        for node in &cluster.nodes {
+            roles.push(node.info("replication").await.contains("role:slave"));
+        }
+        let mut roles = roles.into_iter();
+        cluster.nodes.sort_by_cached_key(|_| roles.next());
+        cluster
+    }
+
+    /// The URL for clients: the first three nodes.
+    pub fn url(&self) -> String {
+        let hosts = self.nodes[..3].iter().map(|node| format!("127.0.0.1:{}", node.port()));
+        format!("redis+cluster://{}", hosts.collect::<Vec<_>>().join(","))
+    }
+
+    /// The position of the primary that has the slot of a key, as the node at position `asked` sees it.
+    pub async fn owner(&self, key: &str, asked: usize) -> Option<usize> {
+        let slot = self.slot(key, asked).await;
+        let slots: RedisResult<Vec<Vec<Value>>> =
+            cmd("CLUSTER").arg("SLOTS").query_async(&mut self.nodes[asked].connection()).await;
+        let range = slots.ok()?.into_iter().find(|range| {
+            let bound = |at: usize| u16::from_redis_value(range[at].clone()).unwrap_or(SLOTS);
+            (bound(0)..=bound(1)).contains(&slot)
+        })?;
+        let Value::Array(primary) = &range[2] else { return None };
+        let port = u16::from_redis_value(primary[1].clone()).ok()?;
+        self.nodes.iter().position(|node| node.port() == port)
+    }
+
+    /// The slot of a key.
+    ///
+    /// # Panics
+    /// If the node does not answer.
+    pub async fn slot(&self, key: &str, asked: usize) -> u16 {
+        self.nodes[asked].command(&["CLUSTER", "KEYSLOT", key]).await
+    }
+
+    /// The position of a replica of the node at this position.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub async fn replica_of(&self, primary: usize) -> usize {
+        let port = format!("master_port:{}\r\n", self.nodes[primary].port());
+        for at in 0..self.nodes.len() {
+            if at != primary && self.nodes[at].info("replication").await.contains(&port) {
+                return at;
+            }
+        }
+        panic!("node {primary} has no replica");
+    }
+
+    /// Begins to move a slot: both nodes know it, and its keys are where they were.
+    ///
+    /// # Panics
+    /// If a node refuses.
+    pub async fn begin_move(&self, slot: u16, from: usize, to: usize) -> SlotMove {
+        let number = slot.to_string();
+        for (at, word, other) in [(to, "IMPORTING", from), (from, "MIGRATING", to)] {
+            let other: String = self.nodes[other].command(&["CLUSTER", "MYID"]).await;
+            self.nodes[at].command::<()>(&["CLUSTER", "SETSLOT", &number, word, &other]).await;
+        }
+        SlotMove { slot, from, to }
+    }
+
+    /// Moves up to `most` keys of the slot, `pause` apart, and returns how many it has moved.
+    ///
+    /// # Panics
+    /// If a node refuses.
+    pub async fn move_keys(&self, moving: &SlotMove, most: usize, pause: Duration) -> usize {
+        let (number, port) = (moving.slot.to_string(), self.nodes[moving.to].port().to_string());
+        let source = &self.nodes[moving.from];
+        for moved in 0..most {
+            let keys: Vec<String> =
+                source.command(&["CLUSTER", "GETKEYSINSLOT", &number, "1"]).await;
+            let Some(key) = keys.first() else { return moved };
+            source.command::<Value>(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]).await;
+            tokio::time::sleep(pause).await;
+        }
+        most
+    }
+
+    /// Ends the move of a slot whose keys are all moved.
+    ///
+    /// # Panics
+    /// If a node refuses.
+    pub async fn end_move(&self, moving: SlotMove) {
+        let SlotMove { slot, from, to } = moving;
+        let (number, owner): (_, String) =
+            (slot.to_string(), self.nodes[to].command(&["CLUSTER", "MYID"]).await);
+        for at in [to, from] {
+            self.nodes[at].command::<()>(&["CLUSTER", "SETSLOT", &number, "NODE", &owner]).await;
+        }
+    }
+}
