@@ -168,9 +168,12 @@ async fn a_session_whose_batch_fails_gets_goaway_unavailable_with_a_wait() {
         }
 
         fault.end(&mut stand.redis).await;
-        let (mut socket, _) = session(stand.service.address(), &token, hello()).await;
-        socket.send_frame(&batch(1)).await;
-        assert!(matches!(socket.frame().await, Frame::Ack(_)), "{fault:?}");
+        let (mut socket, welcome) = session(stand.service.address(), &token, hello()).await;
+        // The batch that was not acknowledged may have been on its way, and is in the copy then.
+        if welcome.cursor.seq.is_zero() {
+            socket.send_frame(&batch(1)).await;
+            assert!(matches!(socket.frame().await, Frame::Ack(_)), "{fault:?}");
+        }
         assert_eq!(stand.redis.length("spoke-hub:in:x").await, 1, "{fault:?}");
     }
 }
