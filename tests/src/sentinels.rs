@@ -70,6 +70,11 @@ impl SentinelGroup {
         self.sentinels.iter().map(|(_, port)| *port).collect()
     }
 
+    /// Pauses a Sentinel: its connections stay open and nothing is answered.
+    pub fn pause_sentinel(&self, at: usize) {
+        self.sentinels[at].0.pause();
+    }
+
     /// Kills a Sentinel.
     pub fn kill_sentinel(&mut self, at: usize) {
         self.sentinels[at].0.kill9();

@@ -17,11 +17,12 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use redis::{
-    AsyncConnectionConfig, PushInfo, PushKind, RedisResult, aio::MultiplexedConnection, cmd, pipe,
+    AsyncConnectionConfig, PushInfo, PushKind, RedisError, RedisResult, aio::MultiplexedConnection,
+    cmd, pipe,
 };
 use tokio::{
     sync::{Mutex as AsyncMutex, Notify},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 
 use self::{
@@ -90,7 +91,7 @@ impl Discovery {
     /// Asks all servers for the primary.
     ///
     /// # Errors
-    /// `UNFIT` if none of them can know it; another [`RedisError`](redis::RedisError) if too few of them answer.
+    /// `UNFIT` if none of them can know it; another [`RedisError`] if too few of them answer.
     pub(super) async fn find_primary(&self) -> RedisResult<ServerAddress> {
         let answers = self.ask_all().await;
         let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,31 +107,31 @@ impl Discovery {
         let failures = answers.iter().filter_map(DiscoveryAnswer::failure);
         PrimarySurvey {
             what: self.asked.kind.word(),
-            asked: self.asked.servers.len(),
+            asked: answers.len(),
             primary: named.map(|named| named.address.to_string()),
             failures: failures.collect(),
         }
     }
 
+    /// Returns one answer of each server. Once more than half name a primary, the others have [`DISCOVERY_GRACE`] left.
     async fn ask_all(&self) -> Vec<DiscoveryAnswer> {
-        let asked = self.asked.servers.iter().zip(&self.connections);
-        let mut asking: FuturesUnordered<_> =
-            asked.map(|(address, connection)| self.ask(address, connection)).collect();
-        let (all, mut answers) = (asking.len(), Vec::new());
-        while let Some(answer) = asking.next().await {
-            answers.push(answer);
-            if 2 * answers.len() > all {
-                break;
+        let servers = &self.asked.servers;
+        let asked = servers.iter().zip(&self.connections).enumerate();
+        let mut asking: FuturesUnordered<_> = asked
+            .map(async |(at, (address, connection))| (at, self.ask(address, connection).await))
+            .collect();
+        let mut answers: Vec<_> = servers.iter().map(|_| None).collect();
+        let (mut named, mut until) = (0, Instant::now() + DISCOVERY_TIMEOUT);
+        while let Ok(Some((at, answer))) = timeout_at(until, asking.next()).await {
+            named += usize::from(matches!(answer, DiscoveryAnswer::Named(_)));
+            if 2 * named > servers.len() {
+                until = until.min(Instant::now() + DISCOVERY_GRACE);
             }
+            answers[at] = Some(answer);
         }
-        let others = async {
-            while let Some(answer) = asking.next().await {
-                answers.push(answer);
-            }
-        };
-        // One that hangs delays nothing.
-        let _ = timeout(DISCOVERY_GRACE, others).await;
-        answers
+        let silent = |server| DiscoveryAnswer::read(&self.asked.kind, server, Err(timed_out()));
+        let each = answers.into_iter().zip(servers);
+        each.map(|(answer, server)| answer.unwrap_or_else(|| silent(server))).collect()
     }
 
     async fn ask(
@@ -150,11 +151,7 @@ impl Discovery {
             }
             answer
         };
-        let answer = match timeout(DISCOVERY_TIMEOUT, asking).await {
-            Ok(answer) => answer,
-            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-        };
-        DiscoveryAnswer::read(&self.asked.kind, address, answer)
+        DiscoveryAnswer::read(&self.asked.kind, address, asking.await)
     }
 
     async fn question(
@@ -198,4 +195,8 @@ impl Discovery {
         }
         Ok(connection)
     }
+}
+
+fn timed_out() -> RedisError {
+    io::Error::from(io::ErrorKind::TimedOut).into()
 }

@@ -99,7 +99,7 @@ pub const REDIS_RESOLVE_INTERVAL: Duration = Duration::from_millis(500);
 pub const DISCOVERY_SERVERS_MAX: usize = 16;
 /// The timeout of an answer of one of them.
 pub const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the others are waited for once more than half have answered: a round trip in a region. One that hangs delays
+/// How long the others are waited for once more than half name a primary: a round trip in a region. One that hangs delays
 /// a new connection by this.
 pub const DISCOVERY_GRACE: Duration = Duration::from_millis(100);
 /// How often they are asked for the primary: one or two small commands to each.

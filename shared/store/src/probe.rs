@@ -38,7 +38,7 @@ pub async fn follow_primary(redis: Redis, ended: CancellationToken) {
             () = redis.new_primary_announced() => {}
         }
         if let Some(address) = redis.leave_old_primary().await {
-            info!(%address, "another redis is the primary; reconnecting to it");
+            info!(%address, "redis primary changed; reconnecting");
             // Its success lets all other connections follow.
             let _ = redis.probe().await;
         }

@@ -9,6 +9,7 @@ mod disk;
 mod exhausted;
 mod failover;
 mod health;
+mod numbers;
 mod progress;
 mod sentinel;
 mod servers;

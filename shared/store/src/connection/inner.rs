@@ -99,17 +99,16 @@ impl SharedConnection {
     /// commands, which may hang, and returns that server.
     pub(super) async fn leave_old_primary(&self) -> Option<ServerAddress> {
         let named = self.discovery.as_ref()?.find_primary().await.ok()?;
-        let mut current = self.lock();
-        let is_other = current.primary.as_ref().is_some_and(|primary| *primary != named);
-        if !is_other {
-            return None;
-        }
-        current.primary = None;
-        current.replaced.cancel();
-        let gone = current.connecting.take();
-        // Dropping the connection may need the lock, too.
-        drop(current);
-        drop(gone);
+        let generation = {
+            let current = self.lock();
+            let is_other = current.primary.as_ref().is_some_and(|primary| *primary != named);
+            if current.connecting.is_none() || !is_other {
+                return None;
+            }
+            current.replaced.cancel();
+            current.generation
+        };
+        self.drop_connection(generation);
         Some(named)
     }
 

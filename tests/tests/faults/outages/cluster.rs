@@ -7,10 +7,11 @@ use spoke_tests::{
     cloud::{Cloud, OTP_SECRET, Settings, now_ms},
     cluster::{Cluster, NODE_TIMEOUT_MS},
     device::{Device, IN as DEVICE_IN, OUT},
-    entries::fields,
     redis::RedisServer,
     wait::{PATIENCE, eventually},
 };
+
+use super::numbers::{add, wait_for_numbers};
 
 const IN: &str = "{spoke-hub}:in:x";
 const DOWN: &str = "{spoke-hub}:out:dev1:x";
@@ -70,33 +71,6 @@ impl Fleet {
             .await;
         }
     }
-}
-
-async fn add(redis: &RedisServer, stream: &str, (from, to): (usize, usize)) {
-    for n in from..=to {
-        redis.add(stream, &fields([("n", &*n.to_string())])).await;
-    }
-}
-
-/// Waits until the stream has the numbers from 0 to `last` in order, each once.
-async fn wait_for_numbers(
-    redis: &RedisServer,
-    stream: &str,
-    last: usize,
-    within: Duration,
-    what: &str,
-) {
-    let expected: Vec<_> = (0..=last).map(|n| n.to_string()).collect();
-    eventually(what, within, async || {
-        let entries = redis.entries(stream).await;
-        let fields = entries.iter().flat_map(|entry| &entry.fields);
-        let found: Vec<_> = fields
-            .filter(|(name, _)| &name[..] == b"n")
-            .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
-            .collect();
-        if found == expected { Ok(()) } else { Err(format!("{} of {}", found.len(), last + 1)) }
-    })
-    .await;
 }
 
 /// Lets a replica take over from its primary. It gives up after five seconds if it does not get enough votes in time.

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use spoke_tests::{
     cloud::{Cloud, IN, LOST, Settings, now_ms, out, provision},
     device::{Device, IN as DEVICE_IN, OUT},
-    entries::fields,
-    redis::RedisServer,
     sentinels::SentinelGroup,
     wait::{PATIENCE, eventually},
 };
+
+use super::numbers::{add, wait_for_numbers};
 
 /// How soon a service uses the new primary, once a Sentinel names it.
 const FOLLOWS: Duration = Duration::from_secs(1);
@@ -37,33 +37,6 @@ impl Fault {
             Self::DemotedByHand => group.fail_over().await,
         }
     }
-}
-
-/// Adds entries with the numbers `from` to `to`.
-async fn add(redis: &RedisServer, stream: &str, (from, to): (usize, usize)) {
-    for n in from..=to {
-        redis.add(stream, &fields([("n", &*n.to_string())])).await;
-    }
-}
-
-/// Waits until the stream has the numbers from 0 to `last` in order, each once.
-async fn wait_for_numbers(
-    redis: &RedisServer,
-    stream: &str,
-    last: usize,
-    within: Duration,
-    what: &str,
-) {
-    let expected: Vec<_> = (0..=last).map(|n| n.to_string()).collect();
-    eventually(what, within, async || {
-        let entries = redis.entries(stream).await;
-        let numbers =
-            entries.iter().flat_map(|entry| &entry.fields).filter(|(name, _)| &name[..] == b"n");
-        let found: Vec<_> =
-            numbers.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect();
-        if found == expected { Ok(()) } else { Err(format!("{} of {}", found.len(), last + 1)) }
-    })
-    .await;
 }
 
 #[tokio::test]
