@@ -82,7 +82,7 @@ async fn trim_what_is_read(hub: &HubState, is_held: &mut bool) -> bool {
                     DESTROY), or set in_trim = \"all\"";
         warn!(%group, length = left, max_len, help, "in stream exceeds in_max_len: unread entries are kept");
     } else if *is_held && !is_long && !has_more {
-        info!(length = left, max_len, "in stream is no longer kept long by unread entries");
+        info!(length = left, max_len, "unread entries no longer prevent trimming of the in stream");
     }
     *is_held = is_long || (*is_held && has_more);
     has_more
