@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use spoke_protocol::{ClientId, RetryDelay, limits::PROGRESS_TIMEOUT, sync::TrimMode};
 use spoke_service::{
     ServiceConfig,
-    config::{AdminHosts, ConfigError, LogSettings, ServiceUrl, check_key_prefix},
+    config::{AdminHosts, ConfigError, KeySlots, LogSettings, ServiceUrl, check_key_prefix},
     preflight::check_redis_url,
     reload::Settings,
 };
@@ -171,7 +171,7 @@ impl AgentConfig {
                 "it is empty. Name a directory that only the agent can read",
             ));
         }
-        check_key_prefix("key_prefix", &self.key_prefix, &self.redis)?;
+        check_key_prefix("key_prefix", &self.key_prefix, KeySlots::Any)?;
         if self.redis.is_cluster() {
             let problem =
                 "a device has one Redis, or one behind Sentinels; a cluster is for hub and auth";

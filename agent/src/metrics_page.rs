@@ -6,7 +6,7 @@ use spoke_diagnostics::{
 };
 use spoke_protocol::Direction;
 use spoke_service::{BacklogSummary, SessionMetrics, limits::SCRAPE_LOOK_TIMEOUT, redis_metrics};
-use spoke_store::{Redis, keys::DeviceKeys};
+use spoke_store::{Redis, keys::DeviceKeys, probe::ready};
 
 use crate::{
     device_store::DeviceStore,
@@ -72,13 +72,12 @@ impl AgentMetricsPage {
         SessionMetrics::write_waiting(&mut page, SERVICE, &backlog, unix_ms());
         redis_metrics::write(&mut page, SERVICE, &[("redis", &self.redis)]);
         let keys = &self.keys;
-        let streams = [
-            ("out", keys.out()),
-            ("in", keys.inbound()),
-            ("dead", keys.dead()),
-            ("lost", keys.lost()),
-        ];
-        redis_metrics::write_streams(&mut page, SERVICE, &self.redis, &streams).await;
+        redis_metrics::write_up(&mut page, SERVICE, ready(&self.redis).await.is_ok());
+        let streams = [keys.out(), keys.inbound(), keys.dead(), keys.lost()];
+        let lengths = redis_metrics::lengths(&self.redis, streams).await;
+        let names = ["out", "in", "dead", "lost"];
+        let each: Vec<_> = names.into_iter().zip(lengths.into_iter().flatten()).collect();
+        redis_metrics::write_lengths(&mut page, SERVICE, &each);
         page.into_text()
     }
 

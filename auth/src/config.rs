@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use spoke_service::{
     ServiceConfig,
     config::{
-        AdminHosts, ConfigError, LogSettings, ServiceUrl, TlsSettings, TrustedProxies,
+        AdminHosts, ConfigError, KeySlots, LogSettings, ServiceUrl, TlsSettings, TrustedProxies,
         check_key_prefix,
     },
     preflight::check_redis_url,
@@ -139,7 +139,8 @@ impl ServiceConfig for AuthConfig {
 
     fn check(&self) -> Result<(), ConfigError> {
         check_redis_url(&self.redis, "redis")?;
-        check_key_prefix("key_prefix", &self.key_prefix, &self.redis)?;
+        let slots = if self.redis.is_cluster() { KeySlots::One } else { KeySlots::Any };
+        check_key_prefix("key_prefix", &self.key_prefix, slots)?;
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         within("bcrypt_cost", self.bcrypt_cost.into(), 4..=16)?;
         within("bcrypt_workers", count(self.bcrypt_workers), 1..=1024)?;

@@ -2,6 +2,7 @@
 
 use spoke_diagnostics::metrics::MetricsPage;
 use spoke_service::redis_metrics;
+use spoke_store::probe::ready;
 
 use crate::state::AuthState;
 
@@ -28,6 +29,6 @@ pub(crate) async fn text(state: &AuthState) -> String {
     page.histograms("spoke_auth_bcrypt_seconds", help, &[(None, &pool.stats().seconds)]);
     let redis = state.store.redis();
     redis_metrics::write(&mut page, SERVICE, &[("redis", redis)]);
-    redis_metrics::write_up(&mut page, SERVICE, redis).await;
+    redis_metrics::write_up(&mut page, SERVICE, ready(redis).await.is_ok());
     page.into_text()
 }

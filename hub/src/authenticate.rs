@@ -56,6 +56,7 @@ impl Caller {
         token: SecretString,
         place: &ConnectionHandle,
     ) -> Result<Self, ApiError> {
+        hub.check_partitions()?;
         // Keeps the connection from eviction while the token is checked.
         let vouched = place.mark_authenticated();
         let found = hub.store_result(hub.sessions.find_client(&token).await)?;
@@ -69,9 +70,10 @@ impl Caller {
 
     /// Returns the in stream, for entries that the client sends in the session of this generation.
     pub(crate) fn copy(&self, hub: &HubState, generation: Option<u64>) -> CopyStore {
+        let partition = hub.partitions.of(&self.client);
         let client = (&self.client, self.registered_at_ms);
         let guard = hub.copy_quotas.client(&self.client, Instant::now());
-        CopyStore::hub(hub.writer.clone(), &hub.keys, client, generation, guard)
+        CopyStore::hub(partition.writer.clone(), partition.keys(), client, generation, guard)
     }
 
     /// Returns the client with its rate.

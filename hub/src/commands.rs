@@ -2,6 +2,7 @@
 
 mod check;
 mod clients;
+mod key;
 mod redis;
 mod reset_client;
 mod send;
@@ -40,6 +41,8 @@ enum HubCommand {
     Tail(tail::TailArgs),
     /// Add an entry to a client's out stream
     Send(send::SendArgs),
+    /// Print the names of a client's keys in Redis, or those of all in streams
+    Key(key::KeyArgs),
     /// Start a client's way up again in a new epoch: after someone else sent entries under its
     /// name, or after the hub's Redis was restored from an old backup
     ResetClient(reset_client::ResetClientArgs),
@@ -67,6 +70,7 @@ impl HubCli {
             HubCommand::Clients(args) => clients::run(&config, &args).await,
             HubCommand::Tail(args) => tail::run(&config, &args).await,
             HubCommand::Send(args) => send::run(&config, &args).await,
+            HubCommand::Key(args) => key::run(&config, &args).await,
             HubCommand::ResetClient(args) => reset_client::run(&config, &args).await,
             HubCommand::Check(args) => check::run(&config, &self.settings, args).await,
             HubCommand::Health => health(&config.admin_listen).await,

@@ -11,12 +11,17 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use spoke_protocol::{ClientId, EntryRate};
 use spoke_service::{
     ServiceConfig,
-    config::{AdminHosts, ConfigError, LogSettings, TlsSettings, TrustedProxies, check_key_prefix},
+    config::{
+        AdminHosts, ConfigError, KeySlots, LogSettings, TlsSettings, TrustedProxies,
+        check_key_prefix,
+    },
     limits::CONNECTIONS_MAX,
     preflight::check_redis_url,
     reload::Settings,
 };
-use spoke_store::{AckLevel, RedisUrl, keys::HubKeys, session_tokens::session_prefix};
+use spoke_store::{
+    AckLevel, RedisUrl, keys::HubKeys, limits::PARTITIONS_MAX, session_tokens::session_prefix,
+};
 
 /// More memory than a machine has is a typing error.
 const BUDGET_MIB_MAX: usize = 1024 * 1024;
@@ -41,6 +46,9 @@ pub struct HubConfig {
     pub auth_redis: Option<RedisUrl>,
     /// Prefix of all keys of the hub; several fleets may share one Redis.
     pub key_prefix: String,
+    /// Number of partitions of the fleet, a power of two, for the life of the fleet. With 1, a Redis Cluster has all
+    /// keys in one slot.
+    pub partitions: u16,
     /// Prefix of all keys of auth.
     pub auth_key_prefix: String,
     /// Durability required before an entry is acknowledged.
@@ -107,6 +115,7 @@ impl Default for HubConfig {
             redis: RedisUrl::default(),
             auth_redis: None,
             key_prefix: "spoke-hub".to_owned(),
+            partitions: 1,
             auth_key_prefix: "spoke-auth".to_owned(),
             ack: AckLevel::Memory,
             in_max_len: IN_MAX_LEN,
@@ -152,9 +161,24 @@ impl HubConfig {
         for (key, url) in self.redis_urls() {
             check_redis_url(url, key)?;
         }
-        check_key_prefix("key_prefix", &self.key_prefix, &self.redis)?;
+        let one_slot = |needed: bool| if needed { KeySlots::One } else { KeySlots::Any };
+        match self.partitions {
+            1 => {
+                let slots = one_slot(self.redis.is_cluster());
+                check_key_prefix("key_prefix", &self.key_prefix, slots)?;
+            }
+            count if count.is_power_of_two() && count <= PARTITIONS_MAX => {
+                check_key_prefix("key_prefix", &self.key_prefix, KeySlots::Many)?;
+            }
+            count => {
+                let problem =
+                    format!("it is {count}, expected a power of two from 1 to {PARTITIONS_MAX}");
+                return Err(ConfigError::bad("partitions", problem));
+            }
+        }
         let auth_redis = self.auth_redis.as_ref().unwrap_or(&self.redis);
-        check_key_prefix("auth_key_prefix", &self.auth_key_prefix, auth_redis)?;
+        let slots = one_slot(auth_redis.is_cluster());
+        check_key_prefix("auth_key_prefix", &self.auth_key_prefix, slots)?;
         // Redis rejects overlapping prefixes for the tracking of one connection.
         let keys = HubKeys::new(&self.key_prefix);
         let sessions = session_prefix(&self.auth_key_prefix);

@@ -137,9 +137,12 @@ impl ConnectionRegistry {
         }
     }
 
-    /// Takes the ended sessions whose end is not in Redis yet.
-    pub(crate) fn take_deferred_ends(&self) -> HashMap<ClientId, u64> {
-        std::mem::take(&mut lock(&self.connections).deferred_ends)
+    /// Takes the ended sessions of these clients whose end is not in Redis yet.
+    pub(crate) fn take_deferred_ends(
+        &self,
+        is_due: impl Fn(&ClientId) -> bool,
+    ) -> HashMap<ClientId, u64> {
+        lock(&self.connections).deferred_ends.extract_if(|client, _| is_due(client)).collect()
     }
 
     /// Returns the number of connections.

@@ -17,6 +17,7 @@ mod cpu_pool;
 mod link_paths;
 mod memory_budget;
 mod metrics;
+mod partitions;
 mod presence;
 mod quota;
 mod routes;
@@ -38,18 +39,20 @@ use anyhow::Context;
 use futures_util::future::try_join_all;
 use spoke_service::{
     config::ConfigError,
-    daemon::{Daemon, apply_reloads, run_until_shutdown, serve_admin, serve_public, watch_redis},
+    daemon::{
+        Daemon, apply_reloads, run_until_shutdown, serve_admin, serve_public, watch_partitions,
+        watch_redis,
+    },
     server::{Certificate, ConnectionLimit, Listeners, ServeLimits, admin_router, behind},
 };
 use spoke_store::{
-    CommitWriter, OriginCalls, Redis,
-    keys::HubKeys,
+    Redis,
     probe::ready,
     session_tokens::{client_prefix, session_prefix},
 };
 use tracing::{info, warn};
 
-use crate::{limits::BELLS_MAX, state::HubState};
+use crate::{limits::BELLS_MAX, partitions::HubPartitions, state::HubState};
 
 /// Settings that SIGHUP reloads; `tls` only where it is on.
 const RELOADABLE: [&str; 3] = ["connections", "connections_per_client", "tls"];
@@ -63,10 +66,8 @@ pub async fn run(daemon: Daemon<HubConfig>) -> anyhow::Result<()> {
     // Here rather than with the other settings: the other commands may run without access to the private key.
     let certificate = Certificate::open(&config.tls)?;
     let listeners = Listeners::bind(&config.listen, &config.admin_listen).await?;
-    let keys = HubKeys::new(&config.key_prefix);
-    let redis = Redis::open_writable(&config.redis, keys.probe());
-    let redis = redis.context("failed to use the setting `redis`")?;
-    watch_redis(&redis, "redis", &shutdown).await?;
+    let store = partitions::open(&config)?;
+    watch_partitions(&store, "redis", &shutdown).await?;
     let auth_redis = match config.separate_auth_redis() {
         Some(url) => {
             let auth_redis = Redis::open(url, &session_prefix(&config.auth_key_prefix))
@@ -74,15 +75,17 @@ pub async fn run(daemon: Daemon<HubConfig>) -> anyhow::Result<()> {
             watch_redis(&auth_redis, "auth_redis", &shutdown).await?;
             auth_redis
         }
-        None => redis.clone(),
+        None => store.all()[0].redis.clone(),
     };
-    ack_level::require_level(&redis, config.ack).await?;
-    let (writer, committer) = CommitWriter::new(redis.clone(), config.ack);
-    let (origins, caller) = OriginCalls::new(redis.clone());
-    // They outlive the tasks that wait for them, so the shutdown does not track them.
-    let calls = [tokio::spawn(committer.run()), tokio::spawn(caller.run())];
+    for partitions in store.by_server() {
+        ack_level::require_level(&partitions[0].redis, config.ack).await?;
+    }
+    let is_checked = partitions::check(&store).await.map_err(partitions::refused)?;
+    // The calls outlive the tasks that wait for them, so the shutdown does not track them.
+    let (partitions, calls) = HubPartitions::start(store, &config);
     let limit = ConnectionLimit::of(&ServeLimits::of(config.connections));
-    let hub = HubState::new(config, (redis, origins, writer), auth_redis.clone(), shutdown.clone());
+    let hub = HubState::new(config, partitions, auth_redis.clone(), shutdown.clone());
+    hub.partitions.check_until_done(is_checked, &hub.shutdown);
     spawn_tasks(&hub, &auth_redis);
 
     let admin_app = admin_app(&hub, auth_redis.clone());
@@ -95,7 +98,8 @@ pub async fn run(daemon: Daemon<HubConfig>) -> anyhow::Result<()> {
     apply_reloads(reloads, live, reload(hub.clone(), limit, certificate), &shutdown);
 
     run_until_shutdown(&shutdown).await;
-    presence::delete_key(&hub).await;
+    presence::delete_keys(&hub).await;
+    let refusal = hub.partitions.refusal();
     drop(hub);
     // They end on their own, unless a task did not finish.
     match tokio::time::timeout(Duration::from_secs(1), try_join_all(calls)).await {
@@ -103,7 +107,7 @@ pub async fn run(daemon: Daemon<HubConfig>) -> anyhow::Result<()> {
         Err(_) => warn!("shutdown timed out with unfinished redis calls"),
     }
     info!("stopped");
-    Ok(())
+    refusal.map_or(Ok(()), |refusal| Err(refusal.into()))
 }
 
 /// Returns the function that applies reloaded settings.
@@ -125,30 +129,35 @@ fn reload(
 /// Starts the background tasks: key notifications from both Redis, presence, trimming.
 fn spawn_tasks(hub: &Arc<HubState>, auth_redis: &Redis) {
     let shutdown = &hub.shutdown;
-    let (news, bells) = (hub.keys.out_prefix(), hub.keys.bell_prefix());
+    let keys = hub.partitions.all()[0].keys();
+    let (news, bells) = (keys.out_prefix(), keys.bell_prefix());
     let changes = hub.hints.follow(bells.clone(), BELLS_MAX);
     shutdown.spawn("session notifications", presence::handle_notifications(hub.clone(), changes));
-    shutdown.spawn("presence", presence::refresh(hub.clone()));
-    if hub.config.in_max_len > 0 {
-        shutdown.spawn("trim", trim::run(hub.clone()));
+    for (at, partition) in hub.partitions.all().iter().enumerate() {
+        shutdown.spawn("presence", presence::refresh(hub.clone(), at));
+        if hub.config.in_max_len > 0 {
+            shutdown.spawn("trim", trim::run(hub.clone(), at));
+        }
+        let level = partition.writer.clone();
+        shutdown.spawn("ack level", level.watch_level(partition.keys().level(), shutdown.token()));
     }
     let state = hub.clone();
     shutdown.spawn("repeated log messages", async move { state.log_repeats().await });
     let state = hub.clone();
     shutdown.spawn("throttled clients", async move {
-        state.quota.record_throttled(&state.keys, &state.shutdown).await;
+        state.quota.record_throttled(&state.shutdown).await;
     });
     let auth = &hub.config.auth_key_prefix;
     let (sessions, clients) = (session_prefix(auth), client_prefix(auth));
     let listen = |redis: &Redis, prefixes| {
         hub.hints.clone().listen_forever(redis.clone(), prefixes, shutdown.token())
     };
-    shutdown.spawn("ack level", hub.writer.clone().watch_level(hub.keys.level(), shutdown.token()));
+    let redis = hub.partitions.all()[0].redis();
     if hub.config.separate_auth_redis().is_some() {
         shutdown.spawn("session hints", listen(auth_redis, vec![sessions, clients]));
-        shutdown.spawn("hints", listen(&hub.redis, vec![news, bells]));
+        shutdown.spawn("hints", listen(redis, vec![news, bells]));
     } else {
-        shutdown.spawn("hints", listen(&hub.redis, vec![news, bells, sessions, clients]));
+        shutdown.spawn("hints", listen(redis, vec![news, bells, sessions, clients]));
     }
 }
 
@@ -161,11 +170,8 @@ fn admin_app(hub: &Arc<HubState>, auth_redis: Redis) -> axum::Router {
         move || {
             let (hub, auth_redis) = (of_ready.clone(), auth_redis.clone());
             Box::pin(async move {
-                tokio::try_join!(ready(&hub.redis), ready(&auth_redis))?;
-                match hub.writer.level_health().problem() {
-                    Some(problem) => Err(format!("ack is \"{}\", but {problem}", hub.config.ack)),
-                    None => Ok(()),
-                }
+                tokio::try_join!(hub.partitions.ready(&hub.config), ready(&auth_redis))?;
+                Ok(())
             })
         },
         move || {

@@ -3,30 +3,34 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use spoke_diagnostics::{error_chain, unix_ms};
 use spoke_protocol::ClientId;
 use spoke_store::{
     KeyChange, StoreError,
+    keys::client_of_key,
     limits::{HUB_REFRESH, HUB_REFRESH_RETRY},
     presence,
 };
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use crate::state::HubState;
+use crate::{partitions::HubPartition, state::HubState};
 
 /// Time limit of the last write at a clean stop.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Refreshes this hub's key until shutdown. The key stays until [`delete_key`], for the sessions
-/// that are closing.
-pub(crate) async fn refresh(hub: Arc<HubState>) {
+/// Refreshes this hub's key in one partition until shutdown. The key stays until [`delete_keys`], for
+/// the sessions that are closing.
+pub(crate) async fn refresh(hub: Arc<HubState>, at: usize) {
+    let partition = &hub.partitions.all()[at];
     loop {
         let version = env!("CARGO_PKG_VERSION");
-        let kept = presence::refresh_hub(&hub.redis, &hub.keys, &hub.name, version).await;
+        let (redis, keys) = (partition.redis(), partition.keys());
+        let kept = presence::refresh_hub(redis, keys, &hub.name, version).await;
         let wait = match hub.store_result(kept) {
             Ok(()) => {
-                record_deferred_ends(&hub).await;
+                record_deferred_ends(&hub, partition).await;
                 HUB_REFRESH
             }
             Err(_) => HUB_REFRESH_RETRY,
@@ -38,27 +42,31 @@ pub(crate) async fn refresh(hub: Arc<HubState>) {
     }
 }
 
-/// Deletes this hub's key: none of its sessions counts as connected any more.
-pub(crate) async fn delete_key(hub: &HubState) {
-    let ending = async {
-        record_deferred_ends(hub).await;
-        presence::remove_hub(&hub.redis, &hub.keys, &hub.name).await
-    };
-    if !matches!(tokio::time::timeout(DELETE_TIMEOUT, ending).await, Ok(Ok(()))) {
+/// Deletes this hub's keys: none of its sessions counts as connected any more.
+pub(crate) async fn delete_keys(hub: &HubState) {
+    let ending = hub.partitions.all().iter().map(async |partition| {
+        record_deferred_ends(hub, partition).await;
+        presence::remove_hub(partition.redis(), partition.keys(), &hub.name).await
+    });
+    let ended = tokio::time::timeout(DELETE_TIMEOUT, join_all(ending)).await;
+    if !ended.is_ok_and(|ended| ended.iter().all(Result::is_ok)) {
         debug!("failed to delete the key of this hub; it expires on its own");
     }
 }
 
 /// Retries the ends that Redis did not accept. A newer session is not affected.
-async fn record_deferred_ends(hub: &HubState) {
-    for (client, generation) in hub.connections.take_deferred_ends() {
+async fn record_deferred_ends(hub: &HubState, partition: &HubPartition) {
+    let is_here = |client: &ClientId| std::ptr::eq(hub.partitions.of(client), partition);
+    for (client, generation) in hub.connections.take_deferred_ends(is_here) {
         record_end(hub, &client, generation).await;
     }
 }
 
 /// Records the end of a session, now or when Redis accepts writes again.
 pub(crate) async fn record_end(hub: &HubState, client: &ClientId, generation: u64) {
-    let ended = presence::close_session(&hub.redis, &hub.keys, client, generation, unix_ms()).await;
+    let partition = hub.partitions.of(client);
+    let (redis, keys) = (partition.redis(), partition.keys());
+    let ended = presence::close_session(redis, keys, client, generation, unix_ms()).await;
     if let Err(error) = ended {
         debug!(
             error = error_chain(&error),
@@ -73,6 +81,7 @@ pub(crate) async fn handle_notifications(
     hub: Arc<HubState>,
     mut changes: mpsc::Receiver<KeyChange>,
 ) {
+    let prefix = hub.partitions.all()[0].keys().bell_prefix();
     // Bounded by the clients with a notification or a connection here.
     let mut due: BTreeSet<ClientId> = BTreeSet::new();
     loop {
@@ -80,8 +89,7 @@ pub(crate) async fn handle_notifications(
             () = hub.shutdown.begun() => return,
             change = changes.recv() => match change {
                 Some(KeyChange::Key(key)) => {
-                    let name = key.strip_prefix(&hub.keys.bell_prefix());
-                    due.extend(name.and_then(|name| name.parse().ok()));
+                    due.extend(client_of_key(&key, &prefix, ""));
                 }
                 // Any notification may have been missed.
                 Some(KeyChange::Any) => due.extend(hub.connections.clients()),
@@ -89,21 +97,39 @@ pub(crate) async fn handle_notifications(
             },
             () = tokio::time::sleep(HUB_REFRESH_RETRY), if !due.is_empty() => {}
         }
-        while let Some(client) = due.first() {
-            if let Err(error) = check_newest(&hub, client).await {
+        due = check_each(&hub, due).await;
+    }
+}
+
+/// Checks these clients. Returns those to check again: after a failure, all others of the partition.
+async fn check_each(hub: &HubState, due: BTreeSet<ClientId>) -> BTreeSet<ClientId> {
+    let (mut again, mut failed) = (BTreeSet::new(), Vec::<&HubPartition>::new());
+    for client in due {
+        let partition = hub.partitions.of(&client);
+        let is_failed = failed.iter().any(|other| std::ptr::eq(*other, partition));
+        let checked = match is_failed {
+            true => None,
+            false => Some(partition.store.view(check_newest(hub, &client)).await),
+        };
+        match checked {
+            Some(Ok(())) => continue,
+            Some(Err(error)) => {
                 debug!(
                     error = error_chain(&error),
                     "failed to query the newest session of a client; retrying"
                 );
-                break;
+                failed.push(partition);
             }
-            due.pop_first();
+            None => {}
         }
+        again.insert(client);
     }
+    again
 }
 
 async fn check_newest(hub: &HubState, client: &ClientId) -> Result<(), StoreError> {
-    let newest = presence::newest_session(&hub.redis, &hub.keys, client).await?;
+    let partition = hub.partitions.of(client);
+    let newest = presence::newest_session(partition.redis(), partition.keys(), client).await?;
     hub.metrics.superseded.add(hub.connections.supersede(client, newest.generation));
     // For example after Redis was restored to a state in which the session was here.
     if newest.hub.as_ref() == Some(&hub.name)

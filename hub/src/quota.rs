@@ -29,8 +29,8 @@ use spoke_diagnostics::{
 use spoke_protocol::{ClientId, EntryRate, message::ReceiveLimits, wire::json::TOO_FAST};
 use spoke_service::{Shutdown, api_error::ApiError};
 use spoke_store::{
-    MemoryUsage, Redis, StoreError,
-    keys::HubKeys,
+    MemoryUsage, StoreError,
+    partitions::{Partition, Partitions},
     throttle_mark::{self, ThrottleMark},
 };
 use tracing::{debug, info, warn};
@@ -46,7 +46,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Rate limits of all clients.
 pub(crate) struct RedisQuota {
-    redis: Redis,
+    partitions: Partitions,
     /// Rate of a client for which auth has none.
     client_rate: EntryRate,
     rates: Mutex<ClientRates>,
@@ -76,10 +76,14 @@ struct BatchWait {
 
 impl RedisQuota {
     /// Creates the limits for this Redis.
-    pub(crate) fn new(redis: Redis, client_rate: EntryRate, reserve: MemoryReserve) -> Self {
+    pub(crate) fn new(
+        partitions: Partitions,
+        client_rate: EntryRate,
+        reserve: MemoryReserve,
+    ) -> Self {
         let causes = [ThrottleCause::Rate, ThrottleCause::Memory];
         Self {
-            redis,
+            partitions,
             client_rate,
             rates: Mutex::new(ClientRates::new(reserve, Instant::now())),
             short: Mutex::default(),
@@ -156,7 +160,7 @@ impl RedisQuota {
     }
 
     /// Records in Redis which clients are throttled, for `spoke-hub clients`, until shutdown.
-    pub(crate) async fn record_throttled(&self, keys: &HubKeys, shutdown: &Shutdown) {
+    pub(crate) async fn record_throttled(&self, shutdown: &Shutdown) {
         loop {
             tokio::select! {
                 () = shutdown.begun() => return,
@@ -164,25 +168,26 @@ impl RedisQuota {
             }
             let reports = self.lock().poll_reports(Instant::now());
             for (client, report) in reports {
-                self.record_report(keys, &client, report).await;
+                self.record_report(&client, report).await;
             }
         }
     }
 
     /// A mark that Redis did not accept is written again with the next report.
-    async fn record_report(&self, keys: &HubKeys, client: &ClientId, report: ThrottleReport) {
+    async fn record_report(&self, client: &ClientId, report: ThrottleReport) {
+        let Partition { redis, keys } = self.partitions.of(client);
         let recorded = match report {
             ThrottleReport::Throttled { cause, lasted } => {
                 let at_ms = unix_ms();
                 let since_ms = at_ms.saturating_sub(lasted.as_millis() as u64);
                 let mark = ThrottleMark { cause: cause.word().to_owned(), since_ms, at_ms };
-                throttle_mark::write(&self.redis, keys, client, &mark).await
+                throttle_mark::write(redis, keys, client, &mark).await
             }
             ThrottleReport::Ended { lasted, is_unlogged } => {
                 if is_unlogged {
                     log_end(client, lasted);
                 }
-                throttle_mark::remove(&self.redis, keys, client).await
+                throttle_mark::remove(redis, keys, client).await
             }
         };
         if let Err(error) = recorded {
@@ -198,7 +203,7 @@ impl RedisQuota {
         let is_due = self.lock().is_look_due(load, Instant::now());
         if is_due && !self.is_querying.swap(true, Ordering::AcqRel) {
             let guard = UsageQueryGuard(&self.is_querying);
-            let looked = MemoryUsage::query(&self.redis).await;
+            let looked = self.partitions.fullest().await;
             self.handle_look(looked, Instant::now());
             drop(guard);
         }

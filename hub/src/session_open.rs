@@ -68,7 +68,9 @@ pub(crate) async fn open(
     cursor: Seq,
 ) -> Result<(u64, PartnerId), ApiError> {
     check_cursor(hub, client, cursor).await?;
-    let arrived = presence::open_session(&hub.redis, &hub.keys, client, arrival, unix_ms()).await;
+    let partition = hub.partitions.of(client);
+    let (redis, keys) = (partition.redis(), partition.keys());
+    let arrived = presence::open_session(redis, keys, client, arrival, unix_ms()).await;
     match hub.store_result(arrived)? {
         SessionOpened::Opened(generation, partner) => {
             hub.metrics.sessions.add(arrival.transport.word(), 1);

@@ -12,8 +12,7 @@ use spoke_protocol::{
 };
 use spoke_service::{Shutdown, api_error::ApiError, sum_up};
 use spoke_store::{
-    ClientQuotas, CommitWriter, Hints, OriginCalls, OriginStore, Redis, StoreError, driver,
-    keys::HubKeys, session_tokens::SessionTokens,
+    ClientQuotas, Hints, OriginStore, Redis, StoreError, driver, session_tokens::SessionTokens,
 };
 use tracing::{info, warn};
 
@@ -24,6 +23,7 @@ use crate::{
     link_paths::LinkPaths,
     memory_budget::MemoryBudget,
     metrics::{self, HubMetrics, page::HubMetricsSources},
+    partitions::HubPartitions,
     quota::RedisQuota,
 };
 
@@ -40,14 +40,8 @@ pub(crate) enum SessionFault {
 pub(crate) struct HubState {
     /// Settings.
     pub config: HubConfig,
-    /// Redis that holds the streams.
-    pub redis: Redis,
-    /// Runs the tasks of senders.
-    pub origins: OriginCalls,
-    /// Writer of acknowledged batches.
-    pub writer: CommitWriter,
-    /// Names of the Redis keys.
-    pub keys: HubKeys,
+    /// The streams and the state of all clients, in one Redis or many.
+    pub partitions: HubPartitions,
     /// Session tokens that auth has issued.
     pub sessions: SessionTokens,
     /// Subscriptions to key changes.
@@ -84,15 +78,13 @@ impl HubState {
     /// Creates the state of a hub without connections.
     pub(crate) fn new(
         config: HubConfig,
-        (redis, origins, writer): (Redis, OriginCalls, CommitWriter),
+        partitions: HubPartitions,
         auth_redis: Redis,
         shutdown: Shutdown,
     ) -> Arc<Self> {
-        let keys = HubKeys::new(&config.key_prefix);
         let sessions = SessionTokens::new(auth_redis, &config.auth_key_prefix);
         let connections = ConnectionRegistry::new(config.connections_per_client);
         Arc::new(Self {
-            keys,
             sessions,
             hints: Hints::new(),
             connections,
@@ -100,7 +92,11 @@ impl HubState {
             client_limits: ClientLimits::default(),
             write_slots: LargeWriteSlots::at(config.ack),
             budget: MemoryBudget::new(config.budget_mib * 1024 * 1024),
-            quota: RedisQuota::new(redis.clone(), config.client_rate, config.reserve()),
+            quota: RedisQuota::new(
+                partitions.store().clone(),
+                config.client_rate,
+                config.reserve(),
+            ),
             link_paths: LinkPaths::default(),
             metrics: HubMetrics::default(),
             store_faults: SharedLogLimiter::default(),
@@ -108,16 +104,15 @@ impl HubState {
             logged_losses: SharedLogLimiter::default(),
             name: format!("{:08x}", rand::random::<u32>()),
             config,
-            redis,
-            origins,
-            writer,
+            partitions,
             shutdown,
         })
     }
 
     /// Returns the client's out stream.
     pub(crate) fn origin(&self, client: &ClientId) -> OriginStore {
-        OriginStore::hub(self.origins.clone(), &self.keys, client)
+        let partition = self.partitions.of(client);
+        OriginStore::hub(partition.origins.clone(), partition.keys(), client)
     }
 
     /// Returns the metrics page in Prometheus's text format.
@@ -129,9 +124,8 @@ impl HubState {
             link_paths: &self.link_paths,
             connections: self.connections.count(),
             config: &self.config,
-            redis: &self.redis,
+            partitions: &self.partitions,
             auth_redis: self.config.separate_auth_redis().is_some().then_some(auth_redis),
-            keys: &self.keys,
         })
         .await
     }
@@ -164,9 +158,21 @@ impl HubState {
             return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, UNUSABLE_STREAM, message)
                 .retry_after(self.reconnect_wait().as_secs());
         }
+        self.redis_unavailable()
+    }
+
+    fn redis_unavailable(&self) -> ApiError {
         let message = "the hub's redis is unavailable; retry the request later";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
             .retry_after(self.reconnect_wait().as_secs())
+    }
+
+    /// Checks that it is known where the keys of clients are.
+    ///
+    /// # Errors
+    /// 503 `unavailable` until Redis has answered once.
+    pub(crate) fn check_partitions(&self) -> Result<(), ApiError> {
+        if self.partitions.is_checked() { Ok(()) } else { Err(self.redis_unavailable()) }
     }
 
     /// Counts and logs an unusable stream of one client's session.

@@ -14,11 +14,13 @@ use tracing::{info, warn};
 use crate::{
     config::InTrim,
     limits::{TRIM_INTERVAL, TRIM_INTERVAL_IDLE},
+    partitions::HubPartition,
     state::HubState,
 };
 
-/// Trims until shutdown. Several hubs may do so concurrently.
-pub(crate) async fn run(hub: Arc<HubState>) {
+/// Trims the in stream of one partition until shutdown. Several hubs may do so concurrently.
+pub(crate) async fn run(hub: Arc<HubState>, at: usize) {
+    let partition = &hub.partitions.all()[at];
     let mut unread = UnreadTrims::default();
     let mut is_held = false;
     let mut due = TrimDue::new(min_age(&hub));
@@ -26,8 +28,8 @@ pub(crate) async fn run(hub: Arc<HubState>) {
         let received = hub.metrics.traffic.received.entries.get();
         if due.poll(received, Instant::now()) || is_held {
             let has_more = match hub.config.in_trim {
-                InTrim::Read => trim_what_is_read(&hub, &mut is_held).await,
-                InTrim::All => trim_all(&hub, &mut unread).await,
+                InTrim::Read => trim_what_is_read(&hub, partition, &mut is_held).await,
+                InTrim::All => trim_all(&hub, partition, &mut unread).await,
             };
             if has_more {
                 continue;
@@ -69,9 +71,9 @@ impl TrimDue {
 }
 
 /// Returns whether there may be more to trim.
-async fn trim_what_is_read(hub: &HubState, is_held: &mut bool) -> bool {
-    let max_len = hub.config.in_max_len;
-    let trimmed = trim_read(&hub.redis, &hub.keys, max_len, min_age(hub)).await;
+async fn trim_what_is_read(hub: &HubState, partition: &HubPartition, is_held: &mut bool) -> bool {
+    let max_len = max_len(hub);
+    let trimmed = trim_read(partition.redis(), partition.keys(), max_len, min_age(hub)).await;
     let Ok(trimmed) = hub.store_result(trimmed) else { return false };
     let has_more = trimmed.has_more();
     let is_long = !has_more && is_too_long(&trimmed, max_len);
@@ -93,10 +95,10 @@ fn is_too_long(trimmed: &TrimmedRead, max_len: u64) -> bool {
     trimmed.is_held && trimmed.left > max_len.saturating_mul(2)
 }
 
-async fn trim_all(hub: &HubState, unread: &mut UnreadTrims) -> bool {
-    let max_len = hub.config.in_max_len;
-    let trimmed = hub.store_result(trim(&hub.redis, &hub.keys, max_len, min_age(hub)).await);
-    let trimmed = trimmed.unwrap_or_default();
+async fn trim_all(hub: &HubState, partition: &HubPartition, unread: &mut UnreadTrims) -> bool {
+    let max_len = max_len(hub);
+    let trimmed = trim(partition.redis(), partition.keys(), max_len, min_age(hub)).await;
+    let trimmed = hub.store_result(trimmed).unwrap_or_default();
     hub.metrics.trimmed_unread.add(trimmed.unread);
     if let Some(count) = unread.handle(trimmed, Instant::now()) {
         let help = "raise in_max_len or in_min_age_seconds, check the group's consumers, or set \
@@ -104,6 +106,11 @@ async fn trim_all(hub: &HubState, unread: &mut UnreadTrims) -> bool {
         warn!(count, max_len, help, "unread entries trimmed from the in stream");
     }
     trimmed.has_more()
+}
+
+/// Returns the part of one partition.
+fn max_len(hub: &HubState) -> u64 {
+    hub.config.in_max_len.div_ceil(u64::from(hub.config.partitions))
 }
 
 fn min_age(hub: &HubState) -> Duration {

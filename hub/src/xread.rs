@@ -151,7 +151,8 @@ fn answer(hub: &HubState, push: Push) -> XreadBody {
 
 async fn check_generation(hub: &HubState, caller: &Caller) -> Result<(), ApiError> {
     let Some(ours) = caller.generation else { return Ok(()) };
-    let newest = presence::generation(&hub.redis, &hub.keys, &caller.client).await;
+    let partition = hub.partitions.of(&caller.client);
+    let newest = presence::generation(partition.redis(), partition.keys(), &caller.client).await;
     match hub.store_result(newest)?.cmp(&ours) {
         Ordering::Equal => Ok(()),
         Ordering::Greater => Err(superseded()),

@@ -7,11 +7,11 @@ use spoke_service::cli::{
 };
 use spoke_store::{
     Redis, StoreError,
+    partitions::{OtherPartitions, Partitions},
     redis_settings::{ShippedConf, query_server_info},
 };
 
-use super::redis::open_redis;
-use crate::config::HubConfig;
+use crate::{config::HubConfig, partitions};
 
 pub(super) async fn run(
     config: &HubConfig,
@@ -20,20 +20,41 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let mut found: Vec<_> = of_settings_file("hub", given).into_iter().collect();
     found.extend(of_tls(&config.tls));
-    let own = open_redis(config)?;
-    found.extend(of_redis("redis", &own, ShippedConf::Hub).await);
-    found.extend(of_hints("redis", &own).await);
+    let partitions = partitions::open(config)?;
+    let _ = partitions.find_servers().await;
+    for server in partitions.by_server() {
+        found.extend(of_redis("redis", &server[0].redis, ShippedConf::Hub).await);
+        found.extend(of_hints("redis", &server[0].redis).await);
+    }
     if let Some(url) = &config.auth_redis {
         let auth_redis = Redis::open(url, &config.auth_key_prefix)?;
         found.extend(of_redis("auth_redis", &auth_redis, ShippedConf::Hub).await);
         found.extend(of_hints("auth_redis", &auth_redis).await);
     }
-    found.push(of_level(config, &own).await);
+    found.extend(of_partitions(&partitions).await);
+    for server in partitions.by_server() {
+        found.push(of_level(config, &server[0].redis).await);
+    }
     found.push(of_listener("listen", &config.listen, "spoke-hub").await);
     if !config.admin_listen.is_empty() {
         found.push(of_listener("admin_listen", &config.admin_listen, "spoke-hub").await);
     }
     report(&found, args)
+}
+
+/// Checks that the fleet has the number of partitions of the settings.
+async fn of_partitions(partitions: &Partitions) -> Option<Check> {
+    let count = partitions.all().len();
+    match partitions.check_record().await {
+        Ok(Ok(())) if count == 1 => None,
+        Ok(Ok(())) => Some(Check::ok("partitions", format!("the fleet has {count}"))),
+        Ok(Err(OtherPartitions(other))) => {
+            let finding = format!("it is {count}, but the fleet has {other}");
+            let help = format!("set it to {other}, or use another key_prefix for a new fleet");
+            Some(Check::fail("partitions", finding, help))
+        }
+        Err(error) => Some(Check::skip("partitions", error_chain(&error))),
+    }
 }
 
 async fn of_level(config: &HubConfig, redis: &Redis) -> Check {

@@ -6,12 +6,11 @@ use serde_json::{Value, json};
 use spoke_diagnostics::unix_ms;
 use spoke_service::cli::{print, watch};
 use spoke_store::{
-    Redis,
-    fleet::{self, ClientRow, DuplicateIdentities, Fleet},
-    keys::HubKeys,
+    fleet::{self, ClientRow, DuplicateIdentities, Fleet, MissingPartitions},
+    partitions::Partitions,
 };
 
-use super::redis::open_redis;
+use super::redis::open_partitions;
 use crate::{
     client_summary::{
         ClientPresence, FleetTotals, Lag, age, printable, recent_duplicates, recent_throttle,
@@ -36,14 +35,17 @@ pub(super) struct ClientsArgs {
 const NAME: usize = 19;
 
 pub(super) async fn run(config: &HubConfig, args: &ClientsArgs) -> anyhow::Result<()> {
-    let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
+    let partitions = open_partitions(config).await?;
     if args.watch {
         return watch(async || {
-            Ok(clip_to_terminal(&table(&look(&redis, &keys, args).await?, unix_ms())))
+            Ok(clip_to_terminal(&table(&look(&partitions, args).await?, unix_ms())))
         })
         .await;
     }
-    let fleet = look(&redis, &keys, args).await?;
+    let fleet = look(&partitions, args).await?;
+    if let (Some(missing), true) = (&fleet.missing, args.json) {
+        eprint!("{}", missing_line(missing));
+    }
     let text = if args.json {
         let rows: Vec<Value> = fleet.rows.iter().map(|row| to_json(row, unix_ms())).collect();
         format!("{}\n", serde_json::to_string_pretty(&rows)?)
@@ -53,8 +55,10 @@ pub(super) async fn run(config: &HubConfig, args: &ClientsArgs) -> anyhow::Resul
     Ok(print(&text)?)
 }
 
-async fn look(redis: &Redis, keys: &HubKeys, args: &ClientsArgs) -> anyhow::Result<Fleet> {
-    let mut fleet = fleet::list_clients(redis, keys, unix_ms()).await?;
+async fn look(partitions: &Partitions, args: &ClientsArgs) -> anyhow::Result<Fleet> {
+    // Where it fails, the list says what is missing.
+    let _ = partitions.find_servers().await;
+    let mut fleet = fleet::list_clients(partitions, unix_ms()).await?;
     if let Some(part) = &args.name {
         fleet.rows.retain(|row| row.client.as_str().contains(part.as_str()));
     }
@@ -110,10 +114,11 @@ fn to_json(row: &ClientRow, unix_ms: u64) -> Value {
 }
 
 fn table(fleet: &Fleet, unix_ms: u64) -> String {
+    let missing = fleet.missing.as_ref().map(missing_line).unwrap_or_default();
     if fleet.rows.is_empty() {
-        return "no clients yet\n".to_owned();
+        return if missing.is_empty() { "no clients yet\n".to_owned() } else { missing };
     }
-    let mut text = totals(fleet, unix_ms);
+    let mut text = totals(fleet, unix_ms) + &missing;
     let _ = writeln!(
         text,
         "{:<NAME$} {:<10} {:>11} {:>11} {:>8} {:>6} VERSION",
@@ -158,6 +163,11 @@ fn totals(fleet: &Fleet, unix_ms: u64) -> String {
         short(received),
         short(lost)
     )
+}
+
+fn missing_line(MissingPartitions { count, error }: &MissingPartitions) -> String {
+    let noun = if *count == 1 { "partition does" } else { "partitions do" };
+    format!("! {count} {noun} not answer, and their clients are missing: {error}\n")
 }
 
 /// Lines below a client with a problem.
@@ -248,7 +258,7 @@ mod tests {
         let long = "n".repeat(64);
         let rows = vec![row("dev1"), row(&long)];
 
-        let fleet = Fleet { rows, is_cut: true };
+        let fleet = Fleet { rows, is_cut: true, missing: None };
         let text = table(&fleet, NOW);
 
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");

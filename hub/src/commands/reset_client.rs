@@ -3,9 +3,9 @@
 use anyhow::bail;
 use spoke_protocol::ClientId;
 use spoke_service::cli::print;
-use spoke_store::{keys::HubKeys, presence};
+use spoke_store::{partitions::Partition, presence};
 
-use super::redis::open_redis;
+use super::redis::open_partitions;
 use crate::config::HubConfig;
 
 #[derive(Debug, clap::Args)]
@@ -15,9 +15,9 @@ pub(super) struct ResetClientArgs {
 }
 
 pub(super) async fn run(config: &HubConfig, args: &ResetClientArgs) -> anyhow::Result<()> {
-    let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
-    let client = &args.client;
-    match presence::reset_client(&redis, &keys, client).await? {
+    let (partitions, client) = (open_partitions(config).await?, &args.client);
+    let Partition { redis, keys } = partitions.of(client);
+    match presence::reset_client(redis, keys, client).await? {
         Some(epoch) => Ok(print(&format!(
             "{client} is in epoch {epoch} now. Its device sends unacknowledged entries again; the hub \
              drops those that it has.\n"

@@ -4,9 +4,9 @@ use anyhow::{Context, bail};
 use clap::error::ErrorKind;
 use spoke_protocol::{ClientId, Direction, Entry, EntryLimits, Seq};
 use spoke_service::cli::print;
-use spoke_store::{Redis, fleet, keys::HubKeys};
+use spoke_store::{Redis, fleet};
 
-use super::redis::open_redis;
+use super::redis::open_partitions;
 use crate::config::HubConfig;
 
 #[derive(Debug, clap::Args)]
@@ -27,15 +27,15 @@ pub(super) async fn run(config: &HubConfig, args: &SendArgs) -> anyhow::Result<(
     let fields = fleet::fields(&args.fields);
     let entry = Entry { seq: Seq::ZERO, fields };
     entry.validate(Direction::Down, &EntryLimits::default()).context("invalid entry")?;
-    let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
+    let partitions = open_partitions(config).await?;
+    let partition = partitions.of(client);
     let auth_redis = match config.separate_auth_redis() {
         Some(url) => Redis::open(url, &config.auth_key_prefix)
             .context("failed to use the setting `auth_redis`")?,
-        None => redis.clone(),
+        None => partition.redis.clone(),
     };
     let auth_key = config.auth_client_key(client);
-    let sent =
-        fleet::send((&redis, &keys), (&auth_redis, &auth_key), client, &entry.fields).await?;
+    let sent = fleet::send(partition, (&auth_redis, &auth_key), client, &entry.fields).await?;
     match sent {
         Some(id) => Ok(print(&format!("{id}\n"))?),
         None => bail!(

@@ -1,14 +1,19 @@
 //! `spoke-hub tail`
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
+use futures_util::future::try_join_all;
 use serde_json::json;
+use spoke_diagnostics::error_chain;
 use spoke_protocol::{ClientId, Entry, Seq, limits::BATCH_ENTRIES_MAX, wire::json::ReadBody};
 use spoke_service::{Shutdown, cli::print};
-use spoke_store::{Hints, fleet, keys::HubKeys};
+use spoke_store::{Hints, StoreError, fleet, partitions::Partition, probe::follow_primary};
 
-use super::redis::open_redis;
+use super::redis::open_partitions;
 use crate::{client_summary::printable, config::HubConfig};
+
+/// The time to the next look at a partition of a cluster that does not answer.
+const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TailArgs {
@@ -24,23 +29,63 @@ pub(super) struct TailArgs {
 }
 
 pub(super) async fn run(config: &HubConfig, args: &TailArgs) -> anyhow::Result<()> {
-    let (redis, keys) = (open_redis(config)?, HubKeys::new(&config.key_prefix));
+    let partitions = open_partitions(config).await?;
     let shutdown = Shutdown::on_signals()?;
-    let hints = Hints::new();
-    let news = hints.watch_stream(keys.inbound());
-    let listening = hints.listen_forever(redis.clone(), vec![keys.inbound()], shutdown.token());
+    let (hints, first) = (Hints::new(), &partitions.all()[0]);
+    let listening = hints.clone().listen_forever(
+        first.redis.clone(),
+        vec![first.keys.inbound_prefix()],
+        shutdown.token(),
+    );
     shutdown.spawn("hints", listening);
-    let mut after = if args.all { Seq::ZERO } else { fleet::newest(&redis, &keys).await? };
-    while !shutdown.is_begun() {
-        let entries = fleet::inbound(&redis, &keys, after, BATCH_ENTRIES_MAX).await?;
-        let Some(last) = entries.last() else {
-            tokio::select! {
-                () = news.changed() => continue,
-                () = shutdown.begun() => break,
+    if first.redis.is_discovered() {
+        shutdown.spawn("redis primary", follow_primary(first.redis.clone(), shutdown.token()));
+    }
+    let tailed = match &args.client {
+        Some(client) => std::slice::from_ref(partitions.of(client)),
+        None => partitions.all(),
+    };
+    let is_alone = partitions.all().len() == 1;
+    let tails = tailed.iter().map(async |partition| {
+        let mut after = None;
+        while let Err(error) = tail(partition, &hints, args, &mut after).await {
+            // The others go on.
+            if is_alone || !error.is::<StoreError>() {
+                return Err(error);
             }
+            eprintln!("{}: {}; retrying", partition.keys.inbound(), error_chain(&*error));
+            tokio::time::sleep(RETRY).await;
+        }
+        Ok(())
+    });
+    tokio::select! {
+        () = shutdown.begun() => Ok(()),
+        ended = try_join_all(tails) => ended.map(drop),
+    }
+}
+
+/// Prints the entries of a partition behind `after` as they arrive.
+async fn tail(
+    partition: &Partition,
+    hints: &Hints,
+    args: &TailArgs,
+    after: &mut Option<Seq>,
+) -> anyhow::Result<()> {
+    let news = hints.watch_stream(partition.keys.inbound());
+    let mut at = match *after {
+        Some(after) => after,
+        None if args.all => Seq::ZERO,
+        None => fleet::newest(partition).await?,
+    };
+    loop {
+        *after = Some(at);
+        let entries = fleet::inbound(partition, at, BATCH_ENTRIES_MAX).await?;
+        let Some(last) = entries.last() else {
+            news.changed().await;
+            continue;
         };
-        after = last.seq;
-        news.handle_read_through(after);
+        at = last.seq;
+        news.handle_read_through(at);
         for entry in entries.into_iter().filter(|entry| is_from(entry, args.client.as_ref())) {
             let line = if args.json {
                 format!("{}\n", json!(ReadBody::from(entry)))
@@ -50,7 +95,6 @@ pub(super) async fn run(config: &HubConfig, args: &TailArgs) -> anyhow::Result<(
             print(&line)?;
         }
     }
-    Ok(())
 }
 
 fn is_from(entry: &Entry, client: Option<&ClientId>) -> bool {

@@ -1,15 +1,17 @@
 //! The metrics page.
 
+use futures_util::future::join_all;
 use spoke_diagnostics::{metrics::MetricsPage, unix_ms};
 use spoke_protocol::Direction;
 use spoke_service::{SessionMetrics, redis_metrics};
-use spoke_store::{Redis, keys::HubKeys};
+use spoke_store::{Redis, probe::ready};
 
 use super::HubMetrics;
 use crate::{
     config::HubConfig,
     link_paths::{LinkPaths, WeakLinkCounts},
     memory_budget::MemoryBudget,
+    partitions::HubPartitions,
     quota::RedisQuota,
 };
 
@@ -31,17 +33,15 @@ pub(crate) struct HubMetricsSources<'a> {
     pub connections: usize,
     /// Settings.
     pub config: &'a HubConfig,
-    /// Redis that holds the streams.
-    pub redis: &'a Redis,
+    /// The streams and the state of all clients.
+    pub partitions: &'a HubPartitions,
     /// Redis that holds auth's sessions, if it is another one.
     pub auth_redis: Option<&'a Redis>,
-    /// Names of the Redis keys.
-    pub keys: &'a HubKeys,
 }
 
 /// Returns all metrics in Prometheus's text format.
 pub(crate) async fn text(sources: HubMetricsSources<'_>) -> String {
-    let HubMetricsSources { metrics, config, redis, keys, .. } = sources;
+    let HubMetricsSources { metrics, config, partitions, .. } = sources;
     let mut page = MetricsPage::new(SERVICE, env!("CARGO_PKG_VERSION"), metrics.started_ms);
     metrics.traffic.write(&mut page, SERVICE);
     write_waiting(metrics, &mut page);
@@ -58,11 +58,34 @@ pub(crate) async fn text(sources: HubMetricsSources<'_>) -> String {
     let help = "Maximum connections of the public listener.";
     page.gauge("spoke_hub_connections_max", help, &config.connections);
     let auth_redis = sources.auth_redis.map(|auth_redis| ("auth_redis", auth_redis));
+    let redis = partitions.all()[0].redis();
     let each: Vec<_> = [("redis", redis)].into_iter().chain(auth_redis).collect();
     redis_metrics::write(&mut page, SERVICE, &each);
-    let streams = [("in", keys.inbound()), ("dead", keys.dead()), ("lost", keys.lost())];
-    redis_metrics::write_streams(&mut page, SERVICE, redis, &streams).await;
+    write_partitions(partitions, &mut page).await;
     page.into_text()
+}
+
+/// Writes whether Redis takes writes, and the streams of all partitions together. One that does not answer is left out.
+async fn write_partitions(partitions: &HubPartitions, page: &mut MetricsPage) {
+    let all = partitions.all();
+    let is_up = match all {
+        [one] => ready(one.redis()).await.is_ok(),
+        _ => partitions.down().0 == 0,
+    };
+    redis_metrics::write_up(page, SERVICE, is_up);
+    let help = "Partitions of the fleet.";
+    page.gauge("spoke_hub_partitions", help, &all.len());
+    let help = "Partitions whose clients wait, since writes to them fail.";
+    page.gauge("spoke_hub_partitions_down", help, &partitions.down().0);
+    let lengths = all.iter().map(|partition| {
+        let keys = partition.keys();
+        redis_metrics::lengths(partition.redis(), [keys.inbound(), keys.dead(), keys.lost()])
+    });
+    let each = join_all(lengths).await.into_iter().flatten();
+    let add = |sums: [u64; 3], lengths: [u64; 3]| std::array::from_fn(|at| sums[at] + lengths[at]);
+    let sums = each.reduce(add).into_iter().flatten();
+    let each: Vec<_> = ["in", "dead", "lost"].into_iter().zip(sums).collect();
+    redis_metrics::write_lengths(page, SERVICE, &each);
 }
 
 fn write_waiting(metrics: &HubMetrics, page: &mut MetricsPage) {

@@ -11,7 +11,7 @@ use spoke_protocol::ClientId;
 use spoke_service::api_error::ApiError;
 use spoke_store::{
     StoreError,
-    fleet::{self, ClientRow, Fleet, RecentEntries},
+    fleet::{self, ClientRow, Fleet, MissingPartitions, RecentEntries},
     limits::REDIS_REPLY_TIMEOUT,
     loss_ledger::LedgerLine,
 };
@@ -111,8 +111,8 @@ impl FleetPoller {
         client: &ClientId,
     ) -> Result<Option<ClientDetail>, ApiError> {
         let _turn = self.0.reading.lock().await;
-        let rows =
-            fleet::find_clients(&hub.redis, &hub.keys, std::slice::from_ref(client), unix_ms());
+        let partition = &hub.partitions.of(client).store;
+        let rows = fleet::find_clients(partition, std::slice::from_ref(client), unix_ms());
         let row = hub.store_result(rows.await)?.pop();
         let Some(row) = row.filter(|row| row.last_seen.is_some()) else { return Ok(None) };
         hub.store_result(detail(hub, row).await).map(Some)
@@ -149,7 +149,7 @@ impl FleetPoller {
         let before = self.0.snapshot.borrow().clone();
         let now = unix_ms();
         let gathered = async {
-            let fleet = fleet::list_clients(&hub.redis, &hub.keys, now).await?;
+            let fleet = fleet::list_clients(hub.partitions.store(), now).await?;
             let details = self.details(hub, &fleet, &before.details).await?;
             Ok::<_, StoreError>((fleet, details))
         };
@@ -164,10 +164,10 @@ impl FleetPoller {
         };
         let totals = FleetTotals::of(&fleet, now);
         let mut chart = before.chart.clone();
-        chart.add(now, totals.received, totals.delivered);
-        let writes = hub.redis.health().problem();
-        let writes = writes.map(|problem| format!("redis rejects writes: {problem}"));
-        let fault = writes.or_else(|| hub.writer.level_health().problem());
+        if fleet.missing.is_none() {
+            chart.add(now, totals.received, totals.delivered);
+        }
+        let fault = partial_fault(hub, &fleet);
         FleetSnapshot { at_ms: now, fleet: Arc::new(fleet), totals, chart, details, fault }
     }
 
@@ -187,10 +187,15 @@ impl FleetPoller {
             };
             let row = &fleet.rows[at];
             let detail = match before.get(&client) {
-                Some(parse_client) if parse_client.row == *row => parse_client.clone(),
-                _ => Arc::new(detail(hub, row.clone()).await?),
+                Some(parse_client) if parse_client.row == *row => Ok(parse_client.clone()),
+                _ => detail(hub, row.clone()).await.map(Arc::new),
             };
-            details.insert(client, detail);
+            match detail {
+                Ok(detail) => drop(details.insert(client, detail)),
+                Err(error) if fleet.missing.is_none() => return Err(error),
+                // Its partition is one of those that do not answer.
+                Err(_) => {}
+            }
         }
         Ok(details)
     }
@@ -249,13 +254,33 @@ impl Drop for Viewer {
     }
 }
 
+/// Returns why the page is not complete, or some clients wait.
+fn partial_fault(hub: &HubState, fleet: &Fleet) -> Option<String> {
+    let (down, problem) = hub.partitions.down();
+    match (&fleet.missing, hub.partitions.all()) {
+        (Some(MissingPartitions { count, error }), all) => {
+            let partitions = all.len();
+            Some(format!(
+                "{count} of {partitions} partitions do not answer, and their clients are missing: {error}"
+            ))
+        }
+        (None, [one]) => {
+            let writes = one.redis().health().problem();
+            let writes = writes.map(|problem| format!("redis rejects writes: {problem}"));
+            writes.or_else(|| one.writer.level_health().problem())
+        }
+        (None, all) => problem
+            .map(|problem| format!("{down} of {} partitions reject writes: {problem}", all.len())),
+    }
+}
+
 async fn detail(hub: &HubState, row: ClientRow) -> Result<ClientDetail, StoreError> {
-    let (redis, keys, client) = (&hub.redis, &hub.keys, &row.client);
-    let up = fleet::recent_up(redis, keys, client).await?;
-    let down = fleet::recent_down(redis, keys, client).await?;
+    let (partition, client) = (&hub.partitions.of(&row.client).store, &row.client);
+    let up = partition.view(fleet::recent_up(partition, client)).await?;
+    let down = partition.view(fleet::recent_down(partition, client)).await?;
     let losses = match row.lost + row.origin.lost {
         0 => Vec::new(),
-        _ => fleet::recent_losses(redis, keys, client).await?,
+        _ => partition.view(fleet::recent_losses(partition, client)).await?,
     };
     Ok(ClientDetail { row, up, down, losses })
 }

@@ -205,7 +205,7 @@ mod tests {
             is_origin_unusable: false,
             throttled: None,
         };
-        Fleet { rows: (0..count).map(row).collect(), is_cut: false }
+        Fleet { rows: (0..count).map(row).collect(), is_cut: false, missing: None }
     }
 
     #[test]

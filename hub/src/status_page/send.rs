@@ -47,8 +47,9 @@ pub(super) async fn send(
     let client = parse_client(&client)?;
     let entry = entry(&body)?;
     let auth_key = hub.config.auth_client_key(&client);
-    let (redis, auth_redis) = ((&hub.redis, &hub.keys), (&page.auth_redis, auth_key.as_str()));
-    let sent = fleet::send(redis, auth_redis, &client, &entry.fields).await;
+    let (partition, auth_redis) =
+        (hub.partitions.of(&client), (&page.auth_redis, auth_key.as_str()));
+    let sent = fleet::send(&partition.store, auth_redis, &client, &entry.fields).await;
     let id = hub.store_result(sent)?.ok_or_else(|| unknown_client(&client))?;
     info!(%client, %id, "entry sent from the status page");
     Ok(Json(json!({ "id": id })))

@@ -28,7 +28,7 @@ use spoke_diagnostics::error_chain;
 pub use admin_hosts::{AdminHosts, BadAdminHosts};
 pub use environment::environment;
 pub use error::{ConfigError, SettingSource};
-pub use key_prefix::check_key_prefix;
+pub use key_prefix::{KeySlots, check_key_prefix};
 pub use secret_file::read_secret;
 pub use sections::{LogFormat, LogSettings, TlsSettings};
 pub use service_url::{BadServiceUrl, ServiceUrl};

@@ -52,7 +52,8 @@ use crate::{
 };
 use spoke_store::{
     Redis,
-    probe::{follow_primary, watch},
+    partitions::Partitions,
+    probe::{follow_primary, log_partitions, watch},
 };
 
 /// Beyond [`DRAIN_TIMEOUT`], which the listeners use up, for the tasks around them.
@@ -97,6 +98,33 @@ pub async fn watch_redis(
         shutdown.spawn("redis primary", follow_primary(redis.clone(), shutdown.token()));
     }
     shutdown.spawn("redis preflight", warn_once(redis.clone(), setting, shutdown.clone()));
+    Ok(())
+}
+
+/// Does the same for the partitions of a hub.
+///
+/// # Errors
+/// As [`watch_redis`].
+pub async fn watch_partitions(
+    partitions: &Partitions,
+    setting: &'static str,
+    shutdown: &Shutdown,
+) -> Result<(), ConfigError> {
+    let each = partitions.all();
+    let first = &each[0].redis;
+    if each.len() == 1 || !first.is_clustered() {
+        return watch_redis(first, setting, shutdown).await;
+    }
+    require_supported(first, setting).await?;
+    for partition in each {
+        shutdown.spawn("redis health", watch(partition.redis.clone(), shutdown.token()));
+    }
+    shutdown.spawn("partitions health", log_partitions(partitions.clone(), shutdown.token()));
+    shutdown.spawn("redis primary", follow_primary(first.clone(), shutdown.token()));
+    for server in partitions.by_server() {
+        let redis = server[0].redis.clone();
+        shutdown.spawn("redis preflight", warn_once(redis, setting, shutdown.clone()));
+    }
     Ok(())
 }
 

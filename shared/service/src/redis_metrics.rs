@@ -5,7 +5,7 @@ use tokio::time::timeout;
 
 use crate::limits::SCRAPE_LOOK_TIMEOUT;
 use spoke_diagnostics::metrics::MetricsPage;
-use spoke_store::{Redis, probe::ready};
+use spoke_store::Redis;
 
 /// Writes the statistics of each Redis, labelled with the setting that names it.
 pub fn write(page: &mut MetricsPage, service: &str, each: &[(&str, &Redis)]) {
@@ -26,31 +26,31 @@ pub fn write(page: &mut MetricsPage, service: &str, each: &[(&str, &Redis)]) {
 }
 
 /// Writes whether Redis takes writes.
-pub async fn write_up(page: &mut MetricsPage, service: &str, redis: &Redis) {
-    let is_up = u8::from(ready(redis).await.is_ok());
-    page.gauge(&format!("{service}_redis_up"), "1 while Redis takes writes.", &is_up);
+pub fn write_up(page: &mut MetricsPage, service: &str, is_up: bool) {
+    let help = "1 while Redis takes writes.";
+    page.gauge(&format!("{service}_redis_up"), help, &u8::from(is_up));
 }
 
-/// Writes whether Redis takes writes, and the number of entries of each stream, in one round trip.
-pub async fn write_streams(
-    page: &mut MetricsPage,
-    service: &str,
+/// Returns the number of entries of each stream, in one round trip; none if Redis does not answer in time, since the rest
+/// of the page is useful without it.
+pub async fn lengths<const STREAMS: usize>(
     redis: &Redis,
-    each: &[(&str, String)],
-) {
-    write_up(page, service, redis).await;
+    streams: [String; STREAMS],
+) -> Option<[u64; STREAMS]> {
     let mut lengths = pipe();
-    each.iter().for_each(|(_, key)| {
+    streams.iter().for_each(|key| {
         lengths.cmd("XLEN").arg(key);
     });
     let mut connection = redis.connection();
     let reading = lengths.query_async::<Vec<u64>>(&mut connection);
-    // With a timeout, since the rest of the page is useful without it.
-    let lengths = timeout(SCRAPE_LOOK_TIMEOUT, reading).await;
-    let lengths = lengths.ok().and_then(Result::ok).unwrap_or_default();
+    timeout(SCRAPE_LOOK_TIMEOUT, reading).await.ok()?.ok()?.try_into().ok()
+}
+
+/// Writes the number of entries of each stream.
+pub fn write_lengths(page: &mut MetricsPage, service: &str, each: &[(&str, u64)]) {
     let name = format!("{service}_stream_entries");
     page.head("gauge", &name, "Entries in a stream.");
-    for ((stream, _), length) in each.iter().zip(lengths) {
-        page.sample(&name, &[("stream", stream)], &length);
+    for (stream, length) in each {
+        page.sample(&name, &[("stream", *stream)], length);
     }
 }

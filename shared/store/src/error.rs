@@ -304,6 +304,11 @@ fn code(error: &RedisError) -> Option<String> {
     in_pipeline().or_else(|| error.code().map(str::to_owned))
 }
 
+/// Returns whether Redis does not have a script.
+pub(super) fn is_no_script(error: &RedisError) -> bool {
+    error.code() == Some("NOSCRIPT") || error.to_string().contains("NOSCRIPT")
+}
+
 /// Returns whether the connection is broken. After a reply that cannot be parsed, no later one can be; a reply that is
 /// missing would block all later ones.
 pub(super) fn is_lost(error: &RedisError) -> bool {

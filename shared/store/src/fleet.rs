@@ -7,17 +7,20 @@ use bytes::Bytes;
 use redis::{Value, cmd};
 
 pub use self::{
-    list::{ClientRow, DuplicateIdentities, Fleet, PendingEntries, find_clients, list_clients},
+    list::{
+        ClientRow, DuplicateIdentities, Fleet, MissingPartitions, PendingEntries, find_clients,
+        list_clients,
+    },
     recent::{RecentEntries, RecentEntry, RecentField, recent_down, recent_losses, recent_up},
 };
-use super::{Redis, StoreError, decode, keys::HubKeys, peek::peek};
+use super::{Redis, StoreError, decode, partitions::Partition, peek::peek};
 use spoke_protocol::{ClientId, Entry, Field, Seq};
 
 /// Returns the newest ID of the in stream.
 ///
 /// # Errors
 /// [`StoreError`] if Redis fails.
-pub async fn newest(redis: &Redis, keys: &HubKeys) -> Result<Seq, StoreError> {
+pub async fn newest(Partition { redis, keys }: &Partition) -> Result<Seq, StoreError> {
     let mut last = cmd("XREVRANGE");
     last.arg(keys.inbound()).arg("+").arg("-").arg("COUNT").arg(1);
     let entries = decode::entries(last.query_async(&mut redis.connection()).await?)?;
@@ -30,8 +33,7 @@ pub async fn newest(redis: &Redis, keys: &HubKeys) -> Result<Seq, StoreError> {
 /// # Errors
 /// [`StoreError`] if Redis fails.
 pub async fn inbound(
-    redis: &Redis,
-    keys: &HubKeys,
+    Partition { redis, keys }: &Partition,
     after: Seq,
     count: usize,
 ) -> Result<Vec<Entry>, StoreError> {
@@ -43,7 +45,7 @@ pub async fn inbound(
 /// # Errors
 /// [`StoreError`] if Redis fails.
 pub async fn send(
-    (redis, keys): (&Redis, &HubKeys),
+    Partition { redis, keys }: &Partition,
     (auth_redis, auth_key): (&Redis, &str),
     client: &ClientId,
     fields: &[Field],

@@ -110,7 +110,7 @@ impl CommitWriter {
         let Some(queue) = self.barrier_queue() else { return self.redis.invoke(script).await };
         let value = match commit(queue, || Cmd::invoke_script(script)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                script.load_async(&mut self.redis.connection()).await?;
+                self.redis.load(script).await?;
                 commit(queue, || Cmd::invoke_script(script)).await?
             }
             answer => answer?,

@@ -35,6 +35,8 @@ pub(super) struct ReplacementWatch {
 pub(super) enum HealthSubject {
     /// Whether a Redis accepts writes.
     Writes,
+    /// Whether the part of a cluster that has one slot accepts writes. All parts are logged together.
+    Partition,
     /// Whether writes reach the acknowledgement level.
     Level,
 }
@@ -81,6 +83,7 @@ impl Health {
                 (HealthSubject::Writes, false) => {
                     warn!(error = problem, help, "redis request failed")
                 }
+                (HealthSubject::Partition, _) => {}
                 (HealthSubject::Level, _) => {
                     warn!(error = problem, help, "acknowledgement level not reached");
                 }
@@ -101,6 +104,7 @@ impl Health {
                 (HealthSubject::Writes, false) => {
                     info!(down_for_seconds, count, "redis recovered")
                 }
+                (HealthSubject::Partition, _) => {}
                 (HealthSubject::Level, _) => {
                     info!(down_for_seconds, count, "acknowledgement level reached again");
                 }

@@ -9,9 +9,12 @@
 //! sweep looks for changes without a hint: one command for a thousand keys. The connection is pinged, to detect one that
 //! is half open. It follows the connection for commands to another server.
 //!
+//! In a cluster there is such a connection to each primary, since a node tells of its own keys only.
+//!
 //! Some hosted Redis and proxies do not support `CLIENT TRACKING`. There the sweep runs every [`HINT_POLL_INTERVAL`]
 //! instead.
 
+mod primaries;
 mod sweep;
 
 use std::{
@@ -30,6 +33,7 @@ use tracing::{info, warn};
 
 use super::{Redis, StoreError};
 use crate::limits::{HINT_PING_INTERVAL, HINT_POLL_INTERVAL, HINT_RETRY_MAX, SWEEP_INTERVAL};
+use crate::{redis_url::ServerAddress, slots::slot_of};
 use spoke_diagnostics::{Outage, error_chain};
 use spoke_protocol::{RetryDelay, Seq};
 
@@ -58,6 +62,30 @@ enum AwaitedNews {
 struct PrefixFollower {
     prefix: String,
     changes: mpsc::Sender<KeyChange>,
+}
+
+/// Where hints come from.
+#[derive(Clone)]
+struct HintSource {
+    redis: Redis,
+    prefixes: Vec<String>,
+    /// A primary of a cluster; none for a Redis that is one server.
+    server: Option<ServerAddress>,
+}
+
+impl HintSource {
+    fn new(redis: Redis, prefixes: Vec<String>) -> Self {
+        Self { redis, prefixes, server: None }
+    }
+
+    /// Returns whether changes of this key are told here.
+    fn tells(&self, key: &str) -> bool {
+        let is_here = || match (&self.server, self.redis.router()) {
+            (Some(server), Some(router)) => router.owner_of(slot_of(key)).as_ref() == Some(server),
+            _ => true,
+        };
+        self.prefixes.iter().any(|prefix| key.starts_with(prefix)) && is_here()
+    }
 }
 
 /// A change of a key with a followed prefix.
@@ -126,15 +154,26 @@ impl Hints {
         prefixes: Vec<String>,
         ended: CancellationToken,
     ) {
+        match redis.router() {
+            Some(router) => {
+                let router = router.clone();
+                self.listen_to_primaries(&router, &HintSource::new(redis, prefixes), ended).await;
+            }
+            None => self.listen_to(HintSource::new(redis, prefixes), ended).await,
+        }
+    }
+
+    async fn listen_to(self, source: HintSource, ended: CancellationToken) {
         let mut retry = RetryDelay::new(Duration::from_millis(100), HINT_RETRY_MAX);
         let mut outages = HintOutages::default();
-        let mut connection = redis.health().watch_replacement();
+        let mut connection = source.redis.health().watch_replacement();
+        let is_followed = source.server.is_none();
         while !ended.is_cancelled() {
             connection.handle_connecting();
             let result = tokio::select! {
                 () = ended.cancelled() => return,
-                result = self.listen(&redis, &prefixes, &mut retry, &mut outages) => result,
-                () = connection.replaced() => Ok(()),
+                result = self.listen(&source, &mut retry, &mut outages) => result,
+                () = connection.replaced(), if is_followed => Ok(()),
             };
             self.wake_all();
             let Err(error) = result else { continue };
@@ -149,7 +188,7 @@ impl Hints {
             tokio::select! {
                 () = ended.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
-                () = connection.replaced() => {}
+                () = connection.replaced(), if is_followed => {}
             }
         }
     }
@@ -157,14 +196,13 @@ impl Hints {
     /// Returns without an error to connect again: to another server, or to try hints that were denied.
     async fn listen(
         &self,
-        redis: &Redis,
-        prefixes: &[String],
+        source: &HintSource,
         retry: &mut RetryDelay,
         outages: &mut HintOutages,
     ) -> Result<(), StoreError> {
         let lost = Arc::new(Notify::new());
-        let mut connection = self.connect(redis, lost.clone()).await?;
-        let denied = match track(&mut connection, prefixes).await {
+        let mut connection = self.connect(source, lost.clone()).await?;
+        let denied = match track(&mut connection, &source.prefixes).await {
             Ok(()) => None,
             Err(error) if is_untracked(&error) => Some(StoreError::from(error)),
             Err(error) => return Err(error.into()),
@@ -178,7 +216,7 @@ impl Hints {
         loop {
             tokio::select! {
                 () = lost.notified() => return Err(StoreError::connection_lost()),
-                _ = sweep.tick() => self.sweep(prefixes, &mut connection).await?,
+                _ = sweep.tick() => self.sweep(source, &mut connection).await?,
                 _ = again.tick(), if denied.is_some() => return Ok(()),
                 _ = ping.tick() => cmd("PING").query_async::<()>(&mut connection).await?,
             }
@@ -187,7 +225,7 @@ impl Hints {
 
     async fn connect(
         &self,
-        redis: &Redis,
+        source: &HintSource,
         lost: Arc<Notify>,
     ) -> Result<MultiplexedConnection, StoreError> {
         let hints = self.clone();
@@ -196,7 +234,10 @@ impl Hints {
             PushKind::Disconnection => lost.notify_one(),
             _ => {}
         };
-        Ok(redis.dedicated_connection(on_push).await?)
+        Ok(match &source.server {
+            Some(server) => source.redis.dedicated_connection_to(Some(server), on_push).await?,
+            None => source.redis.dedicated_connection(on_push).await?,
+        })
     }
 
     /// Takes a list of keys, or nil after FLUSHALL.

@@ -104,6 +104,13 @@ pub const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(1);
 pub const DISCOVERY_GRACE: Duration = Duration::from_millis(100);
 /// How often they are asked for the primary: one or two small commands to each.
 pub const DISCOVERY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a command that a node of a cluster has refused is sent again: longer than a failover that an operator
+/// requests, and the last key of a slot that is moved. A page that is shown meanwhile answers within two seconds.
+pub const REROUTE_PATIENCE: Duration = Duration::from_millis(1500);
+/// The time between the first two of these tries: ten round trips in a region. It doubles with each.
+pub const REROUTE_WAIT: Duration = Duration::from_millis(20);
+/// The maximum of that time: thousands of sessions try at once.
+pub const REROUTE_WAIT_MAX: Duration = Duration::from_millis(160);
 /// How often it is checked whether a Redis accepts writes: one round trip that changes nothing. A server that was
 /// demoted is detected within this time, even if nothing is written.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(2);
@@ -129,6 +136,12 @@ pub const HINT_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// The timeout of the last frames and the last record of a session.
 pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
+// ---- Partitions --------------------------------------------------------------------------------
+
+/// The maximum number of partitions of a fleet: 16 of each of 16 primaries. Each costs a hub a probe and a refresh of its
+/// key at intervals.
+pub const PARTITIONS_MAX: u16 = 256;
+
 // ---- Presence ---------------------------------------------------------------------------------
 
 /// How often a hub refreshes its key: one small command, independent of the number of its clients.
@@ -149,6 +162,8 @@ pub const OPEN_TRIES_MAX: usize = 5;
 
 // ---- Views for operators -----------------------------------------------------------------------
 
+/// The timeout of one command of a view of a cluster: what answers is shown within two seconds.
+pub const VIEW_TIMEOUT: Duration = Duration::from_secs(1);
 /// The maximum number of clients that one command lists: a millisecond or two, during which Redis serves no other
 /// client. Each takes a read of a hash and of a stream.
 pub const LIST_CLIENTS_MAX: usize = 50;

@@ -1,27 +1,38 @@
 //! Probes whether a Redis accepts writes, so that its health is known while nothing is written, and follows the primary
 //! that Sentinels or the nodes of a cluster name.
 
-use tokio::time::{MissedTickBehavior, interval};
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Redis;
-use crate::limits::{DISCOVERY_INTERVAL, PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT};
+use crate::{
+    limits::{DISCOVERY_INTERVAL, PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT},
+    partitions::Partitions,
+};
 use spoke_diagnostics::error_chain;
 
-/// Probes this Redis until `ended`: rarely while it is healthy, often while it is not.
+/// Probes this Redis until `ended`: rarely while it is healthy, often while it is not, and at once where another node of a
+/// cluster has it.
 pub async fn watch(redis: Redis, ended: CancellationToken) {
+    let mut map = redis.router().map(|router| router.map());
     loop {
         let wait = match redis.probe().await {
             Ok(()) => PROBE_INTERVAL,
             Err(_) => PROBE_INTERVAL_DOWN,
         };
+        let owner = redis.slot_owner();
+        let moved = async {
+            let Some(map) = &mut map else { return std::future::pending().await };
+            while map.changed().await.is_ok() && redis.slot_owner() == owner {}
+        };
         tokio::select! {
             () = ended.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
-            () = redis.health().began(), if wait == PROBE_INTERVAL => {
-                tokio::time::sleep(PROBE_INTERVAL_DOWN).await;
-            }
+            () = sleep(wait) => {}
+            () = moved => {}
+            () = redis.health().began(), if wait == PROBE_INTERVAL => sleep(PROBE_INTERVAL_DOWN).await,
         }
     }
 }
@@ -29,6 +40,13 @@ pub async fn watch(redis: Redis, ended: CancellationToken) {
 /// Follows the primary that is named, until `ended`. A server that hangs closes no connection: it is left as soon as
 /// another one is named.
 pub async fn follow_primary(redis: Redis, ended: CancellationToken) {
+    match redis.router() {
+        Some(_) => follow_cluster(redis, ended).await,
+        None => follow_sentinels(redis, ended).await,
+    }
+}
+
+async fn follow_sentinels(redis: Redis, ended: CancellationToken) {
     let mut look = interval(DISCOVERY_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -41,6 +59,57 @@ pub async fn follow_primary(redis: Redis, ended: CancellationToken) {
             info!(%address, "redis primary changed; reconnecting");
             // Its success lets all other connections follow.
             let _ = redis.probe().await;
+        }
+    }
+}
+
+async fn follow_cluster(redis: Redis, ended: CancellationToken) {
+    let Some(router) = redis.router() else { return };
+    let mut look = interval(DISCOVERY_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut known = router.map();
+    let mut before = known.borrow_and_update().primaries();
+    loop {
+        tokio::select! {
+            () = ended.cancelled() => return,
+            _ = look.tick() => {}
+            // Thousands of commands may find out at once.
+            () = router.look_wanted() => sleep(LOOK_DELAY).await,
+        }
+        let _ = router.look().await;
+        let primaries = known.borrow_and_update().primaries();
+        if primaries != before {
+            if !before.is_empty() {
+                let primaries: Vec<_> = primaries.iter().map(ToString::to_string).collect();
+                info!(primaries = primaries.join(" "), "redis cluster changed");
+            }
+            before = primaries;
+        }
+    }
+}
+
+/// After a node has said that a slot has moved, other slots follow within milliseconds.
+const LOOK_DELAY: Duration = Duration::from_millis(20);
+
+/// Logs which partitions of a cluster are down, all in one line, until `ended`.
+pub async fn log_partitions(partitions: Partitions, ended: CancellationToken) {
+    let mut down = 0;
+    loop {
+        let problems: Vec<String> =
+            partitions.all().iter().filter_map(|it| it.redis.health().problem()).collect();
+        if problems.len() != down {
+            match problems.first() {
+                Some(error) => {
+                    let (count, partitions) = (problems.len(), partitions.all().len());
+                    warn!(error, count, partitions, "partitions of the redis cluster are down");
+                }
+                None => info!("all partitions of the redis cluster accept writes again"),
+            }
+            down = problems.len();
+        }
+        tokio::select! {
+            () = ended.cancelled() => return,
+            () = sleep(PROBE_INTERVAL_DOWN) => {}
         }
     }
 }

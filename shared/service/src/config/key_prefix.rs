@@ -1,18 +1,27 @@
 //! The setting `key_prefix`.
 
-use spoke_store::RedisUrl;
-
 use super::ConfigError;
 
 /// Operators read the keys, and a prefix costs memory in each of them.
 const BYTES_MAX: usize = 64;
 
-/// Checks the setting `key`, a prefix of keys in the Redis `url`. It may begin with a name in braces, which puts all keys
-/// into one slot of a Redis Cluster, and has to in a cluster. `*` and others are patterns to Redis.
+/// Where the keys with a prefix have to be in a Redis Cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeySlots {
+    /// It is no cluster.
+    Any,
+    /// All in one slot.
+    One,
+    /// In the slots of partitions, which have names of their own.
+    Many,
+}
+
+/// Checks the setting `key`, a prefix of keys. It may begin with a name in braces, which puts all keys into one slot of a
+/// Redis Cluster. `*` and others are patterns to Redis.
 ///
 /// # Errors
 /// [`ConfigError`] with the allowed characters.
-pub fn check_key_prefix(key: &str, prefix: &str, url: &RedisUrl) -> Result<(), ConfigError> {
+pub fn check_key_prefix(key: &str, prefix: &str, slots: KeySlots) -> Result<(), ConfigError> {
     let is_plain = |text: &str| {
         text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte))
     };
@@ -28,12 +37,15 @@ pub fn check_key_prefix(key: &str, prefix: &str, url: &RedisUrl) -> Result<(), C
         );
         return Err(ConfigError::bad(key, problem));
     }
-    if url.is_cluster() && tagged.is_none() {
-        let problem = format!(
+    let problem = match (slots, tagged) {
+        (KeySlots::One, None) => format!(
             "in a Redis Cluster it has to begin with a name in braces, which keeps the keys in one slot: set it to \
              \"{{{prefix}}}\""
-        );
-        return Err(ConfigError::bad(key, problem));
-    }
-    Ok(())
+        ),
+        (KeySlots::Many, Some(_)) => {
+            "the braces keep all keys in one slot, but partitions have a slot each: leave the braces out".to_owned()
+        }
+        (KeySlots::Any | KeySlots::One, Some(_)) | (KeySlots::Any | KeySlots::Many, None) => return Ok(()),
+    };
+    Err(ConfigError::bad(key, problem))
 }

@@ -1,6 +1,6 @@
 //! Which of the answers about the primary counts.
 
-use std::{collections::HashMap, io};
+use std::io;
 
 use redis::{RedisError, RedisResult};
 use spoke_diagnostics::error_chain;
@@ -8,42 +8,36 @@ use spoke_diagnostics::error_chain;
 use crate::{
     compatibility::{UNFIT, unfit},
     redis_url::{DiscoveryKind, ServerAddress},
+    slots::NamedPrimary,
 };
 
 /// What one server answered.
-#[derive(Debug)]
-pub(super) enum DiscoveryAnswer {
-    /// It names a primary.
-    Named(NamedPrimary),
-    /// It knows none: not the name, or no owner of the slot.
+#[derive(Debug, Clone)]
+pub(crate) enum DiscoveryAnswer<T> {
+    /// It told this.
+    Told(T),
+    /// It knows no primary: not the name, or no owner of the slot.
     Unknown { server: ServerAddress },
     /// It did not answer, or cannot know it.
     Failed { server: ServerAddress, error: RedisError },
 }
 
-/// A primary, as a server names it.
+/// What the servers that know the primary answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NamedPrimary {
-    pub(super) address: ServerAddress,
-    /// The configuration epoch: each failover has a higher one.
-    pub(super) epoch: u64,
-}
-
-/// The replies to `SENTINEL MASTER` and `SENTINEL GET-MASTER-ADDR-BY-NAME`.
-pub(super) type SentinelReply = (HashMap<String, String>, Option<(String, u16)>);
-
-impl NamedPrimary {
-    /// Reads the reply of a Sentinel.
-    pub(super) fn of_sentinel((master, address): SentinelReply) -> Option<Self> {
-        let (host, port) = address?;
-        let epoch = master.get("config-epoch")?.parse().ok()?;
-        Some(Self { address: ServerAddress { host, port }, epoch })
-    }
+pub struct PrimarySurvey {
+    /// What they are: `Sentinels` or `nodes`.
+    pub what: &'static str,
+    /// How many were asked.
+    pub asked: usize,
+    /// The server that they name.
+    pub primary: Option<String>,
+    /// The address and the error of each that names none.
+    pub failures: Vec<String>,
 }
 
 impl DiscoveryKind {
     /// Returns what is asked, for a person.
-    pub(super) fn word(&self) -> &'static str {
+    fn word(&self) -> &'static str {
         match self {
             Self::Sentinel { .. } => "Sentinels",
             Self::Cluster { .. } => "nodes",
@@ -60,16 +54,16 @@ impl DiscoveryKind {
     }
 }
 
-impl DiscoveryAnswer {
+impl<T> DiscoveryAnswer<T> {
     /// Reads the answer of a server.
     pub(super) fn read(
         kind: &DiscoveryKind,
         server: &ServerAddress,
-        answer: RedisResult<Option<NamedPrimary>>,
+        answer: RedisResult<Option<T>>,
     ) -> Self {
         let server = server.clone();
         let error = match answer {
-            Ok(Some(named)) => return Self::Named(named),
+            Ok(Some(told)) => return Self::Told(told),
             Ok(None) => return Self::Unknown { server },
             Err(error) => error,
         };
@@ -95,12 +89,43 @@ impl DiscoveryAnswer {
         Self::Failed { server, error }
     }
 
-    /// Returns why it names no primary, with its address.
-    pub(super) fn failure(&self) -> Option<String> {
+    /// Returns the answer about a part of what was told.
+    pub(crate) fn about<U>(
+        &self,
+        server: &ServerAddress,
+        part: impl FnOnce(&T) -> Option<U>,
+    ) -> DiscoveryAnswer<U> {
         match self {
-            Self::Named(_) => None,
+            Self::Told(told) => part(told).map_or_else(
+                || DiscoveryAnswer::Unknown { server: server.clone() },
+                DiscoveryAnswer::Told,
+            ),
+            Self::Unknown { server } => DiscoveryAnswer::Unknown { server: server.clone() },
+            Self::Failed { server, error } => {
+                DiscoveryAnswer::Failed { server: server.clone(), error: error.clone() }
+            }
+        }
+    }
+
+    /// Returns why it names no primary, with its address.
+    fn failure(&self) -> Option<String> {
+        match self {
+            Self::Told(_) => None,
             Self::Unknown { server } => Some(format!("{server}: it knows no primary")),
             Self::Failed { server, error } => Some(format!("{server}: {}", error_chain(error))),
+        }
+    }
+}
+
+impl PrimarySurvey {
+    /// Sums up the answers.
+    pub(crate) fn of(kind: &DiscoveryKind, answers: &[DiscoveryAnswer<NamedPrimary>]) -> Self {
+        let failures = answers.iter().filter_map(DiscoveryAnswer::failure);
+        Self {
+            what: kind.word(),
+            asked: answers.len(),
+            primary: believe(kind, answers, 0).ok().map(|named| named.address.to_string()),
+            failures: failures.collect(),
         }
     }
 }
@@ -111,13 +136,13 @@ impl DiscoveryAnswer {
 /// # Errors
 /// `UNFIT` if all Sentinels answer and none knows the name, or if a server is of another kind; an I/O error if too few
 /// answer, or if no node of a cluster has the slot.
-pub(super) fn believe(
+pub(crate) fn believe(
     kind: &DiscoveryKind,
-    answers: &[DiscoveryAnswer],
+    answers: &[DiscoveryAnswer<NamedPrimary>],
     believed: u64,
 ) -> RedisResult<NamedPrimary> {
     let named = answers.iter().filter_map(|answer| match answer {
-        DiscoveryAnswer::Named(named) => Some(named),
+        DiscoveryAnswer::Told(named) => Some(named),
         DiscoveryAnswer::Unknown { .. } | DiscoveryAnswer::Failed { .. } => None,
     });
     let what = kind.word();
@@ -134,7 +159,7 @@ pub(super) fn believe(
     }
     let errors = answers.iter().filter_map(|answer| match answer {
         DiscoveryAnswer::Failed { error, .. } => Some(error),
-        DiscoveryAnswer::Named(_) | DiscoveryAnswer::Unknown { .. } => None,
+        DiscoveryAnswer::Told(_) | DiscoveryAnswer::Unknown { .. } => None,
     });
     if let Some(error) = errors.clone().find(|error| error.code() == Some(UNFIT)) {
         return Err(error.clone());
@@ -153,7 +178,7 @@ pub(super) fn believe(
 
 #[cfg(test)]
 mod tests {
-    use redis::{Value, parse_redis_value};
+    use redis::parse_redis_value;
 
     use super::*;
 
@@ -165,21 +190,21 @@ mod tests {
         DiscoveryKind::Sentinel { master: "mymaster".to_owned() }
     }
 
-    fn named(port: u16, epoch: u64) -> DiscoveryAnswer {
-        DiscoveryAnswer::Named(NamedPrimary { address: address(port), epoch })
+    fn named(port: u16, epoch: u64) -> DiscoveryAnswer<NamedPrimary> {
+        DiscoveryAnswer::Told(NamedPrimary { address: address(port), epoch })
     }
 
-    fn refused(line: &str) -> DiscoveryAnswer {
+    fn refused(line: &str) -> DiscoveryAnswer<NamedPrimary> {
         let reply = parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
         DiscoveryAnswer::read(&sentinel(), &address(26379), Err(reply.extract_error().unwrap_err()))
     }
 
-    fn silent() -> DiscoveryAnswer {
+    fn silent() -> DiscoveryAnswer<NamedPrimary> {
         let error = io::Error::from(io::ErrorKind::TimedOut).into();
         DiscoveryAnswer::read(&sentinel(), &address(26379), Err(error))
     }
 
-    fn port(answers: &[DiscoveryAnswer], believed: u64) -> Result<u16, RedisError> {
+    fn port(answers: &[DiscoveryAnswer<NamedPrimary>], believed: u64) -> Result<u16, RedisError> {
         believe(&sentinel(), answers, believed).map(|named| named.address.port)
     }
 
@@ -230,22 +255,6 @@ mod tests {
             assert!(error.is_io_error(), "{error:?}");
             assert!(error.to_string().contains("10.0.0.1:26379: "), "{error}");
         }
-    }
-
-    #[test]
-    fn the_reply_of_redis_is_read_in_both_of_its_forms() {
-        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        let named = Value::Array(vec![text("10.0.0.1"), text("7000")]);
-        let fields = [("ip", "10.0.0.9"), ("config-epoch", "3")];
-        let list = fields.iter().flat_map(|(name, value)| [text(name), text(value)]).collect();
-        let map = fields.iter().map(|(name, value)| (text(name), text(value))).collect();
-        for master in [Value::Array(list), Value::Map(map)] {
-            let reply = Value::Array(vec![master, named.clone()]);
-            let reply: SentinelReply = redis::from_redis_value(reply).unwrap();
-            let named = NamedPrimary::of_sentinel(reply);
-            assert_eq!(named, Some(NamedPrimary { address: address(7000), epoch: 3 }));
-        }
-        assert_eq!(NamedPrimary::of_sentinel((HashMap::new(), None)), None);
     }
 
     #[test]

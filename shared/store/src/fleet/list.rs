@@ -2,16 +2,19 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
+use futures_util::future::join_all;
 use redis::{Script, Value, cmd, pipe};
+use spoke_diagnostics::error_chain;
 
 use super::escaped;
 use crate::{
     Redis, StoreError,
     copy_state::{self, CopyState},
     decode,
-    keys::HubKeys,
+    keys::{HubKeys, client_of_key},
     limits::{FLEET_MAX, LIST_CLIENTS_MAX},
     origin_state,
+    partitions::{Partition, Partitions},
     presence::{OriginReach, Transport},
     throttle_mark::{self, ThrottleMark},
 };
@@ -27,6 +30,17 @@ pub struct Fleet {
     pub rows: Vec<ClientRow>,
     /// Whether there are more than [`FLEET_MAX`], so that some are missing.
     pub is_cut: bool,
+    /// The partitions that did not answer, whose clients are missing; none if all did.
+    pub missing: Option<MissingPartitions>,
+}
+
+/// Partitions of a cluster that did not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingPartitions {
+    /// Their number.
+    pub count: usize,
+    /// The error of one of them.
+    pub error: String,
 }
 
 /// A client of a hub.
@@ -89,16 +103,73 @@ pub struct DuplicateIdentities {
     pub at_ms: u64,
 }
 
-/// Lists all clients that ever had a session or an entry here, by name.
+/// Lists all clients that ever had a session or an entry here, by name. Of a cluster, those on the servers that answer.
 ///
 /// # Errors
-/// [`StoreError`] if Redis fails.
-pub async fn list_clients(redis: &Redis, keys: &HubKeys, now_ms: u64) -> Result<Fleet, StoreError> {
-    let (names, is_cut) = names(redis, keys).await?;
-    Ok(Fleet { rows: find_clients(redis, keys, &names, now_ms).await?, is_cut })
+/// [`StoreError`] if no server answers.
+pub async fn list_clients(partitions: &Partitions, now_ms: u64) -> Result<Fleet, StoreError> {
+    let servers = partitions.by_server();
+    let looks = servers.iter().map(|server| list_server(partitions, server, now_ms));
+    let mut fleet = Fleet::default();
+    let (mut missing, mut fault) = (0, None);
+    for ServerFleet { rows, is_cut, missing: here, fault: error } in join_all(looks).await {
+        fleet.rows.extend(rows);
+        fleet.is_cut |= is_cut;
+        missing += here;
+        fault = fault.or(error);
+    }
+    match fault {
+        Some(error) if missing == partitions.all().len() => return Err(error),
+        Some(error) => {
+            fleet.missing = Some(MissingPartitions { count: missing, error: error_chain(&error) });
+        }
+        None => {}
+    }
+    fleet.rows.sort_by(|one, other| one.client.cmp(&other.client));
+    fleet.is_cut |= fleet.rows.len() > FLEET_MAX;
+    fleet.rows.truncate(FLEET_MAX);
+    Ok(fleet)
 }
 
-async fn names(redis: &Redis, keys: &HubKeys) -> Result<(Vec<ClientId>, bool), StoreError> {
+/// The clients on one server.
+#[derive(Default)]
+struct ServerFleet {
+    rows: Vec<ClientRow>,
+    is_cut: bool,
+    /// The number of partitions that failed.
+    missing: usize,
+    fault: Option<StoreError>,
+}
+
+/// Lists the clients of some partitions, which one server has. After a failure it is not asked again.
+async fn list_server(partitions: &Partitions, here: &[&Partition], now_ms: u64) -> ServerFleet {
+    let Some(first) = here.first() else { return ServerFleet::default() };
+    let (names, is_cut) = match names(first).await {
+        Ok(names) => names,
+        Err(error) => {
+            let fault = Some(error);
+            return ServerFleet { missing: here.len(), fault, ..ServerFleet::default() };
+        }
+    };
+    let mut by_partition: Vec<Vec<ClientId>> = vec![Vec::new(); partitions.all().len()];
+    names.into_iter().for_each(|name| by_partition[partitions.number_of(&name)].push(name));
+    let mut fleet = ServerFleet { is_cut, ..ServerFleet::default() };
+    for (done, partition) in here.iter().enumerate() {
+        let number = partitions.all().iter().position(|it| std::ptr::eq(it, *partition));
+        let names = number.map(|number| std::mem::take(&mut by_partition[number]));
+        match find_clients(partition, &names.unwrap_or_default(), now_ms).await {
+            Ok(rows) => fleet.rows.extend(rows),
+            Err(error) => {
+                return ServerFleet { missing: here.len() - done, fault: Some(error), ..fleet };
+            }
+        }
+    }
+    fleet
+}
+
+/// Returns the clients on the server of a partition, and whether there are more.
+async fn names(partition: &Partition) -> Result<(Vec<ClientId>, bool), StoreError> {
+    let Partition { redis, keys } = partition;
     let prefix = keys.client_prefix();
     let mut names: Vec<ClientId> = Vec::new();
     let mut cursor = "0".to_owned();
@@ -106,10 +177,9 @@ async fn names(redis: &Redis, keys: &HubKeys) -> Result<(Vec<ClientId>, bool), S
         let mut scan = cmd("SCAN");
         scan.arg(&cursor).arg("MATCH").arg(format!("{}*:h", escaped(&prefix)));
         scan.arg("COUNT").arg(1000);
-        let (next, found): (String, Vec<String>) =
-            scan.query_async(&mut redis.connection()).await?;
-        let inner = |key: &str| key.strip_prefix(&prefix)?.strip_suffix(":h")?.parse().ok();
-        names.extend(found.iter().filter_map(|key| inner(key)));
+        let scanned = async { Ok(scan.query_async(&mut redis.connection()).await?) };
+        let (next, found): (String, Vec<String>) = partition.view(scanned).await?;
+        names.extend(found.iter().filter_map(|key| client_of_key(key, &prefix, ":h")));
         if next == "0" {
             break;
         }
@@ -123,16 +193,16 @@ async fn names(redis: &Redis, keys: &HubKeys) -> Result<(Vec<ClientId>, bool), S
     Ok((names, is_cut))
 }
 
-/// Reads these clients, in the same order. An unknown client is shown as never seen.
+/// Reads these clients of a partition, in the same order. An unknown client is shown as never seen.
 ///
 /// # Errors
 /// [`StoreError`] if Redis fails.
 pub async fn find_clients(
-    redis: &Redis,
-    keys: &HubKeys,
+    partition: &Partition,
     names: &[ClientId],
     now_ms: u64,
 ) -> Result<Vec<ClientRow>, StoreError> {
+    let Partition { redis, keys } = partition;
     let mut rows = Vec::with_capacity(names.len());
     for part in names.chunks(LIST_CLIENTS_MAX) {
         let mut script = LIST_CLIENTS.prepare_invoke();
@@ -144,12 +214,14 @@ pub async fn find_clients(
             .arg(FIELDS.len() + acked.unwrap_or_default() + 1)
             .arg(&FIELDS)
             .arg(&origin_state::FIELDS);
-        let reply = decode::list(redis.invoke(&script).await?)?;
+        let reply = decode::list(partition.view(redis.invoke(&script)).await?)?;
         for (client, reply) in part.iter().zip(reply) {
             rows.extend(row(client, reply)?);
         }
     }
-    end_sessions_of_stopped_hubs(redis, keys, &mut rows, now_ms).await?;
+    if !rows.is_empty() {
+        partition.view(end_sessions_of_stopped_hubs(redis, keys, &mut rows, now_ms)).await?;
+    }
     Ok(rows)
 }
 

@@ -8,9 +8,9 @@ use redis::{Script, Value};
 
 use crate::{
     Redis, StoreError, decode,
-    keys::HubKeys,
     limits::{LOSSES_SCAN, RECENT_BYTES, RECENT_ENTRIES, RECENT_FIELDS, RECENT_SCAN},
     loss_ledger::{self, LedgerLine},
+    partitions::Partition,
     scripts::looking_back,
 };
 use spoke_protocol::{ClientId, Seq};
@@ -54,8 +54,7 @@ pub struct RecentField {
 /// # Errors
 /// [`StoreError`] if Redis fails.
 pub async fn recent_up(
-    redis: &Redis,
-    keys: &HubKeys,
+    Partition { redis, keys }: &Partition,
     client: &ClientId,
 ) -> Result<RecentEntries, StoreError> {
     let (all, at_once) = RECENT_SCAN;
@@ -80,8 +79,7 @@ pub async fn recent_up(
 /// # Errors
 /// [`StoreError`] if Redis fails.
 pub async fn recent_down(
-    redis: &Redis,
-    keys: &HubKeys,
+    Partition { redis, keys }: &Partition,
     client: &ClientId,
 ) -> Result<RecentEntries, StoreError> {
     let (next, entries) = read_recent(redis, &keys.out(client), "+", "", RECENT_ENTRIES).await?;
@@ -93,8 +91,7 @@ pub async fn recent_down(
 /// # Errors
 /// [`StoreError`] if Redis fails.
 pub async fn recent_losses(
-    redis: &Redis,
-    keys: &HubKeys,
+    Partition { redis, keys }: &Partition,
     client: &ClientId,
 ) -> Result<Vec<LedgerLine>, StoreError> {
     let (looked, shown) = LOSSES_SCAN;

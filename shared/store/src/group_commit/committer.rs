@@ -26,9 +26,10 @@ use crate::{
     Redis,
     ack_level::{AckLevel, Barrier},
     append_call,
-    connection::ConnectionVerdict,
+    connection::{ConnectionVerdict, Refusal},
     health::Health,
     redis_settings::query_server_info,
+    redis_url::ServerAddress,
 };
 
 /// The task through which each [`CommitWriter`](super::CommitWriter) of its pair writes.
@@ -48,6 +49,25 @@ struct CommitConnection {
     is_closed: Arc<AtomicBool>,
     /// The generation of the connection for commands when this one was made.
     generation: u64,
+    /// Of a cluster: the node.
+    node: Option<CommitNode>,
+}
+
+/// The node that has the slot, or to which it is being moved.
+#[derive(Clone)]
+struct CommitNode {
+    address: ServerAddress,
+    /// Whether it answers only after ASKING.
+    is_asking: bool,
+}
+
+/// What became of groups that were sent.
+#[derive(Default)]
+struct SentGroups {
+    /// Whether the connection must not be used again.
+    is_broken: bool,
+    /// Those that a node of a cluster has refused, with its replies.
+    refused: Vec<(Group, Vec<Value>)>,
 }
 
 impl Committer {
@@ -86,52 +106,97 @@ impl Committer {
         }
     }
 
-    /// Sends groups in this order, and answers their writes. A connection that fails is not used again.
-    async fn commit(&mut self, groups: Vec<Group>) {
-        let connected = match self.take_connection() {
-            Some(connected) => Ok(connected),
-            None => self.connect().await.inspect_err(|error| self.handle_connect_error(error)),
-        };
-        let connected = match connected {
-            Ok(connected) => connected,
-            Err(error) => return groups.into_iter().for_each(|group| group.fail(&error)),
-        };
-        let send = |groups| self.send(connected.connection.clone(), groups, connected.barrier);
-        let is_good = match connected.barrier {
-            // Each group is answered at once.
-            None => {
-                let sent = join_all(groups.into_iter().map(|group| send(vec![group]))).await;
-                sent.into_iter().all(|is_good| is_good)
+    /// Sends groups in this order, and answers their writes. What a node of a cluster refuses is sent to the one that has
+    /// the slot by then. A connection that fails is not used again.
+    async fn commit(&mut self, mut groups: Vec<Group>) {
+        let redis = self.redis.clone();
+        let (mut reroute, mut node) = (None, None);
+        loop {
+            let connected = match self.take_connection(node.is_some()) {
+                Some(connected) => Ok(connected),
+                None => self
+                    .connect(node.take())
+                    .await
+                    .inspect_err(|error| self.handle_connect_error(error)),
+            };
+            let connected = match connected {
+                Ok(connected) => connected,
+                Err(error) => return groups.into_iter().for_each(|group| group.fail(&error)),
+            };
+            let SentGroups { is_broken, refused } = self.send_all(&connected, groups).await;
+            let (from, is_kept) = match &connected.node {
+                Some(node) => (Some(node.address.clone()), refused.is_empty() && !node.is_asking),
+                None => (None, true),
+            };
+            if !is_broken && is_kept {
+                self.connected = Some(connected);
             }
-            Some(_) => send(groups).await,
-        };
-        if is_good {
-            self.connected = Some(connected);
+            let refusal = refused.first().zip(from.as_ref()).and_then(|((_, replies), from)| {
+                replies.iter().find_map(|reply| Refusal::of_value(reply, from))
+            });
+            let Some((refusal, from)) = refusal.zip(from) else { return };
+            if reroute.is_none() {
+                reroute = redis.reroute();
+            }
+            let next = match &mut reroute {
+                Some(reroute) => reroute.next(refusal, &from).await,
+                None => None,
+            };
+            let Some((address, is_asking)) = next else {
+                return refused.into_iter().for_each(|(group, replies)| {
+                    self.redis.handle_answered(Duration::ZERO, Ok(&replies));
+                    group.answer(&mut replies.into_iter(), &Ok(()));
+                });
+            };
+            node = Some(CommitNode { address, is_asking });
+            groups = refused.into_iter().map(|(group, _)| group).collect();
         }
     }
 
-    /// Sends groups in one pipeline, and answers their writes once the barrier is passed, if there is one. Returns
-    /// whether the connection can be used again.
-    async fn send(
-        &self,
-        connection: MultiplexedConnection,
-        groups: Vec<Group>,
-        barrier: Option<Barrier>,
-    ) -> bool {
-        let (mut values, verdict) = match self.exchange(connection, &groups, barrier).await {
+    async fn send_all(&self, connected: &CommitConnection, groups: Vec<Group>) -> SentGroups {
+        let send = |groups| self.send(connected, groups);
+        match connected.barrier {
+            // Each group is answered at once.
+            None => {
+                let sent = join_all(groups.into_iter().map(|group| send(vec![group]))).await;
+                sent.into_iter().fold(SentGroups::default(), |mut all, sent| {
+                    all.is_broken |= sent.is_broken;
+                    all.refused.extend(sent.refused);
+                    all
+                })
+            }
+            Some(_) => send(groups).await,
+        }
+    }
+
+    /// Sends groups in one pipeline, and answers their writes once the barrier is passed, if there is one.
+    async fn send(&self, connected: &CommitConnection, groups: Vec<Group>) -> SentGroups {
+        let (mut values, verdict) = match self.exchange(connected, &groups).await {
             Ok(answered) => answered,
             Err(error) => {
                 groups.into_iter().for_each(|group| group.fail(&error));
-                return false;
+                return SentGroups { is_broken: true, refused: Vec::new() };
             }
         };
-        let level = match barrier {
+        let level = match connected.barrier {
             Some(barrier) => self.check_level(barrier, values.pop()),
             None => Ok(()),
         };
+        let mut sent =
+            SentGroups { is_broken: verdict != ConnectionVerdict::Good, refused: Vec::new() };
         let mut values = values.into_iter();
-        groups.into_iter().for_each(|group| group.answer(&mut values, &level));
-        verdict == ConnectionVerdict::Good
+        for group in groups {
+            let Some(CommitNode { address, .. }) = &connected.node else {
+                group.answer(&mut values, &level);
+                continue;
+            };
+            let own: Vec<_> = values.by_ref().take(group.calls()).collect();
+            match own.iter().any(|value| Refusal::of_value(value, address).is_some()) {
+                true => sent.refused.push((group, own)),
+                false => group.answer(&mut own.into_iter(), &level),
+            }
+        }
+        sent
     }
 
     fn check_level(&self, barrier: Barrier, answer: Option<Value>) -> RedisResult<()> {
@@ -146,13 +211,18 @@ impl Committer {
     /// Sends groups, and sends them again if Redis had lost the script.
     async fn exchange(
         &self,
-        mut connection: MultiplexedConnection,
+        connected: &CommitConnection,
         groups: &[Group],
-        barrier: Option<Barrier>,
     ) -> RedisResult<(Vec<Value>, ConnectionVerdict)> {
+        let mut connection = connected.connection.clone();
         let mut pipeline = Pipeline::with_capacity(1 + groups.len());
         let now_ms = unix_ms();
         groups.iter().for_each(|group| group.add_to(&mut pipeline, now_ms));
+        let is_asking = connected.node.as_ref().is_some_and(|node| node.is_asking);
+        if is_asking {
+            pipeline = asking(&pipeline);
+        }
+        let barrier = connected.barrier;
         if let Some(barrier) = barrier {
             pipeline.add_command(barrier.command());
         }
@@ -160,9 +230,28 @@ impl Committer {
         loop {
             let begun = Instant::now();
             let answering = connection.req_packed_commands(&pipeline, 0, pipeline.len());
-            let answered = self.unless_replaced(answering).await;
-            let answers = answered.as_ref().map(Vec::as_slice);
-            let verdict = self.redis.handle_answered(begun.elapsed(), answers);
+            let mut answered = self.unless_replaced(answering).await;
+            if is_asking {
+                // The barrier, which is last, has none.
+                let is_reply =
+                    |at: usize| at % 2 == 1 || (barrier.is_some() && at + 1 == pipeline.len());
+                answered = answered.map(|values| {
+                    let each = values.into_iter().enumerate();
+                    each.filter(|(at, _)| is_reply(*at)).map(|(_, value)| value).collect()
+                });
+            }
+            let verdict = match (&answered, &connected.node) {
+                // A refusal is no fault of Redis while the slot is on its way.
+                (Ok(values), Some(CommitNode { address, .. }))
+                    if values.iter().any(|value| Refusal::of_value(value, address).is_some()) =>
+                {
+                    ConnectionVerdict::Good
+                }
+                _ => {
+                    let answers = answered.as_ref().map(Vec::as_slice);
+                    self.redis.handle_answered(begun.elapsed(), answers)
+                }
+            };
             let values = answered?;
             if is_loaded || !lacks_script(groups, &values) {
                 return Ok((values, verdict));
@@ -196,11 +285,11 @@ impl Committer {
     }
 
     /// Returns the open connection. It is not used again if the connection for commands has been replaced: another
-    /// server may have taken over.
-    fn take_connection(&mut self) -> Option<CommitConnection> {
+    /// server may have taken over. Nor if the slot `is_elsewhere`.
+    fn take_connection(&mut self, is_elsewhere: bool) -> Option<CommitConnection> {
         let generation = self.generation();
         let is_same = |it: &CommitConnection| it.generation == generation || it.generation == 0;
-        let connected = self.connected.take()?;
+        let connected = self.connected.take().filter(|_| !is_elsewhere)?;
         (!connected.is_closed.load(Ordering::Relaxed) && is_same(&connected)).then_some(connected)
     }
 
@@ -208,8 +297,8 @@ impl Committer {
         *self.redis.health().probed().borrow()
     }
 
-    /// Connects, and checks again that the server can give the level: it may be another one.
-    async fn connect(&self) -> RedisResult<CommitConnection> {
+    /// Connects, to `node` if it is known, and checks again that the server can give the level: it may be another one.
+    async fn connect(&self, node: Option<CommitNode>) -> RedisResult<CommitConnection> {
         let generation = self.generation();
         let is_closed = Arc::new(AtomicBool::new(false));
         let closed = is_closed.clone();
@@ -218,12 +307,27 @@ impl Committer {
                 closed.store(true, Ordering::Relaxed);
             }
         };
-        let mut connection = self.redis.dedicated_connection(on_push).await?;
+        let server = self.redis.find_server().await?;
+        let node = node.or(server
+            .as_ref()
+            .filter(|_| self.redis.router().is_some())
+            .map(|address| CommitNode { address: address.clone(), is_asking: false }));
+        let server = node.as_ref().map(|node| &node.address).or(server.as_ref());
+        let mut connection = self.redis.dedicated_connection_to(server, on_push).await?;
         let barrier = match self.level {
             AckLevel::Memory => None,
             level => level.barrier(&query_server_info(&mut connection).await?)?,
         };
         append_call::load(&mut connection).await?;
-        Ok(CommitConnection { connection, barrier, is_closed, generation })
+        Ok(CommitConnection { connection, barrier, is_closed, generation, node })
     }
+}
+
+/// Returns the pipeline with ASKING before each command.
+fn asking(pipeline: &Pipeline) -> Pipeline {
+    let mut asking = Pipeline::with_capacity(2 * pipeline.len() + 1);
+    for command in pipeline.cmd_iter() {
+        asking.cmd("ASKING").add_command(command.clone());
+    }
+    asking
 }

@@ -6,7 +6,7 @@ use redis::{Cmd, Pipeline, RedisError, RedisResult, Value};
 
 use crate::{
     append_call::{self, AppendBatch},
-    connection::is_no_script,
+    error::is_no_script,
     keys::CopyStreams,
     limits::{COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, COMMITS_MAX},
     task_queue::Answer,
@@ -66,6 +66,11 @@ impl Group {
                 self.batches.push((batch, answer));
             }
         }
+    }
+
+    /// Returns the number of its commands in a pipeline.
+    pub(super) fn calls(&self) -> usize {
+        self.commands.len() + usize::from(self.streams.is_some())
     }
 
     /// Adds all commands of the group to a pipeline.

@@ -47,7 +47,7 @@ pub(crate) enum DiscoveryKind {
 }
 
 /// The host and the port of a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ServerAddress {
     /// A name or an IP address, without brackets.
     pub(crate) host: String,

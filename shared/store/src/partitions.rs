@@ -1,0 +1,221 @@
+//! The partitions of a hub: each has all keys of its clients in one slot of a Redis Cluster.
+//!
+//! The partition of a client is `CLUSTER KEYSLOT(client)` modulo the number of partitions, so that any program can tell
+//! it. Number and hash tags are fixed for the life of a fleet, and recorded in `spoke-hub:partitions`.
+
+use std::{
+    io,
+    sync::{Arc, LazyLock},
+};
+
+use futures_util::future::join_all;
+use redis::{Script, cmd};
+use spoke_protocol::ClientId;
+use tokio::time::timeout;
+
+use crate::{
+    MemoryUsage, Redis, RedisUrl, StoreError,
+    keys::HubKeys,
+    limits::VIEW_TIMEOUT,
+    redis_url::ServerAddress,
+    slots::{partition_tag, slot_of},
+};
+
+static RECORD: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/partitions.lua")));
+
+/// All partitions. Cheap to clone.
+#[derive(Clone)]
+pub struct Partitions {
+    each: Arc<[Partition]>,
+    /// The Redis of the record.
+    record: Redis,
+    prefix: Arc<str>,
+}
+
+/// One partition: its keys, and the Redis that has them now.
+#[derive(Clone)]
+pub struct Partition {
+    /// Its Redis.
+    pub redis: Redis,
+    /// Its keys.
+    pub keys: HubKeys,
+}
+
+impl Partition {
+    /// Waits for a view of this partition. In a cluster a part that does not answer is left out of it.
+    ///
+    /// # Errors
+    /// The [`StoreError`] of the view, or one that it took too long.
+    pub async fn view<T>(
+        &self,
+        view: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        if !self.redis.is_clustered() {
+            return view.await;
+        }
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "no reply in time").into();
+        timeout(VIEW_TIMEOUT, view).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+/// The record has another number of partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OtherPartitions(pub u16);
+
+impl Partitions {
+    /// Opens this number of partitions, a power of two. With one, the keys are those of `prefix`, without a tag.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the URL, or a file in it, cannot be used, or if the one partition of a cluster has keys in more
+    /// than one slot.
+    pub fn open(url: &RedisUrl, prefix: &str, count: u16) -> Result<Self, StoreError> {
+        let shared_prefix = prefix.into();
+        if count == 1 {
+            let keys = HubKeys::new(prefix);
+            let redis = Redis::open_writable(url, keys.probe())?;
+            let record = redis.clone();
+            return Ok(Self {
+                each: [Partition { redis, keys }].into(),
+                record,
+                prefix: shared_prefix,
+            });
+        }
+        let keys: Vec<_> = (0..count)
+            .map(|number| HubKeys::of_partition(prefix, &partition_tag(number, count)))
+            .collect();
+        let mut probes: Vec<_> = keys.iter().map(HubKeys::probe).collect();
+        probes.push(record_key(prefix));
+        let mut redis = Redis::open_each(url, &probes)?;
+        let record = redis.pop().expect("the record was the last of them");
+        let each = redis.into_iter().zip(keys).map(|(redis, keys)| Partition { redis, keys });
+        Ok(Self { each: each.collect(), record, prefix: shared_prefix })
+    }
+
+    /// Returns the partition of a client.
+    pub fn of(&self, client: &ClientId) -> &Partition {
+        &self.each[self.number_of(client)]
+    }
+
+    /// Returns the number of the partition of a client.
+    pub fn number_of(&self, client: &ClientId) -> usize {
+        usize::from(slot_of(client.as_str())) % self.each.len()
+    }
+
+    /// Returns all partitions in their order.
+    pub fn all(&self) -> &[Partition] {
+        &self.each
+    }
+
+    /// Returns the partitions of each server that has some.
+    pub fn by_server(&self) -> Vec<Vec<&Partition>> {
+        let mut servers: Vec<(Option<ServerAddress>, Vec<&Partition>)> = Vec::new();
+        for partition in self.each.iter() {
+            let owner = partition.redis.slot_owner();
+            match servers.iter_mut().find(|(server, _)| *server == owner) {
+                Some((_, those)) => those.push(partition),
+                None => servers.push((owner, vec![partition])),
+            }
+        }
+        servers.into_iter().map(|(_, those)| those).collect()
+    }
+
+    /// Returns the memory of the server that has least room. One that does not answer is left out.
+    ///
+    /// # Errors
+    /// [`StoreError`] if no server answers.
+    pub async fn fullest(&self) -> Result<MemoryUsage, StoreError> {
+        let servers = self.by_server();
+        let first = servers.iter().filter_map(|partitions| partitions.first());
+        let looks = first.map(|it| it.view(MemoryUsage::query(&it.redis)));
+        let (mut fullest, mut fault) = (None, None);
+        for look in join_all(looks).await {
+            match look {
+                Ok(usage) => fullest = Some(usage.fuller(fullest.unwrap_or_default())),
+                Err(error) => fault = Some(error),
+            }
+        }
+        match (fullest, fault) {
+            (Some(fullest), _) => Ok(fullest),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(MemoryUsage::default()),
+        }
+    }
+
+    /// Looks where the partitions are now, if they are in a cluster.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is not known of all.
+    pub async fn find_servers(&self) -> Result<(), StoreError> {
+        match self.record.router() {
+            Some(router) => Ok(router.look().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Compares the number of partitions with the record, if there is one.
+    ///
+    /// # Errors
+    /// [`StoreError`] if Redis fails.
+    pub async fn check_record(&self) -> Result<Result<(), OtherPartitions>, StoreError> {
+        let (count, mut connection) = (self.each.len() as u16, self.record.connection());
+        let mut recorded = cmd("HGET");
+        recorded.arg(record_key(&self.prefix)).arg("count");
+        let recorded: Option<u16> = recorded.query_async(&mut connection).await?;
+        if let Some(other) = recorded {
+            return Ok(if other == count { Ok(()) } else { Err(OtherPartitions(other)) });
+        }
+        // A fleet without partitions has no record, and in a cluster another prefix.
+        let undivided = HubKeys::new(&self.prefix).identity();
+        if count > 1
+            && !self.record.is_clustered()
+            && cmd("EXISTS").arg(undivided).query_async(&mut connection).await?
+        {
+            return Ok(Err(OtherPartitions(1)));
+        }
+        Ok(Ok(()))
+    }
+
+    /// Records the number and the hash tags, unless they are recorded already. In a cluster it also creates the loss
+    /// ledgers: while a slot is moved, a script with a key that does not exist yet has to wait.
+    ///
+    /// # Errors
+    /// [`StoreError`] if Redis fails.
+    pub async fn record(&self) -> Result<Result<(), OtherPartitions>, StoreError> {
+        let count = self.each.len() as u16;
+        let checked = self.check_record().await?;
+        if checked.is_err() {
+            return Ok(checked);
+        }
+        if count > 1 {
+            let tags: Vec<_> = (0..count).map(|number| partition_tag(number, count)).collect();
+            let mut script = RECORD.key(record_key(&self.prefix));
+            script.arg(count).arg(tags.join(" "));
+            let recorded: u16 = self.record.invoke(&script).await?;
+            if recorded != count {
+                return Ok(Err(OtherPartitions(recorded)));
+            }
+        }
+        if self.record.is_clustered() {
+            for partition in self.each.iter() {
+                // A partition that is down now waits a little longer when its slot is moved.
+                let _ = create_ledger(partition).await;
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+fn record_key(prefix: &str) -> String {
+    format!("{prefix}:partitions")
+}
+
+async fn create_ledger(Partition { redis, keys }: &Partition) -> Result<(), StoreError> {
+    let (key, mut connection) = (keys.lost(), redis.connection());
+    if cmd("EXISTS").arg(&key).query_async(&mut connection).await? {
+        return Ok(());
+    }
+    let id: String =
+        cmd("XADD").arg(&key).arg("*").arg("created").arg(1).query_async(&mut connection).await?;
+    Ok(cmd("XDEL").arg(&key).arg(id).query_async(&mut connection).await?)
+}
