@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use redis::{FromRedisValue, RedisResult, Value, cmd};
+use tokio::time::timeout;
 
 use crate::{
     process::{Start, run},
@@ -13,11 +14,25 @@ use crate::{
 /// How long a node is silent until the others take it for failed, in ms.
 pub const NODE_TIMEOUT_MS: u64 = 2000;
 const SLOTS: u16 = 16384;
+/// How long a node that runs takes to answer at most.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// The nodes. All end when it is dropped.
 pub struct Cluster {
     /// The primaries at the start come first.
     pub nodes: Vec<RedisServer>,
+}
+
+/// Starts a node that knows no other.
+async fn start_node() -> RedisServer {
+    let timeout = NODE_TIMEOUT_MS.to_string();
+    let options = [
+        ["--cluster-enabled", "yes"],
+        ["--cluster-node-timeout", &timeout],
+        ["--cluster-require-full-coverage", "no"],
+        ["--repl-diskless-sync-delay", "0"],
+    ];
+    RedisServer::start_with(&options.concat()).await
 }
 
 /// A slot on its way to another node.
@@ -34,16 +49,9 @@ impl Cluster {
     /// # Panics
     /// If one does not start.
     pub async fn start() -> Self {
-        let timeout = NODE_TIMEOUT_MS.to_string();
-        let options = [
-            ["--cluster-enabled", "yes"],
-            ["--cluster-node-timeout", &timeout],
-            ["--cluster-require-full-coverage", "no"],
-            ["--repl-diskless-sync-delay", "0"],
-        ];
         let mut nodes = Vec::new();
         for _ in 0..6 {
-            nodes.push(RedisServer::start_with(&options.concat()).await);
+            nodes.push(start_node().await);
         }
         let addresses: Vec<_> =
             nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
@@ -52,20 +60,7 @@ impl Cluster {
         arguments.extend(["--cluster-replicas", "1", "--cluster-yes"]);
         run(Path::new("redis-cli"), &Start::with(&arguments)).await.done();
         let mut cluster = Self { nodes };
-        for node in &cluster.nodes {
-            eventually("each node to know all others and their slots", PATIENCE, async || {
-                let info: String = node.command(&["CLUSTER", "INFO"]).await;
-                let replication = node.info("replication").await;
-                let is_synced =
-                    replication.contains("role:master") || replication.contains("link_status:up");
-                let words = ["cluster_state:ok", "cluster_slots_ok:16384", "known_nodes:6"];
-                match is_synced && words.iter().all(|word| info.contains(word)) {
-                    true => Ok(()),
-                    false => Err(info),
-                }
-            })
-            .await;
-        }
+        cluster.wait_until_whole().await;
         let mut roles = Vec::new();
         for node in &cluster.nodes {
             roles.push(node.info("replication").await.contains("role:slave"));
@@ -73,6 +68,84 @@ impl Cluster {
         let mut roles = roles.into_iter();
         cluster.nodes.sort_by_cached_key(|_| roles.next());
         cluster
+    }
+
+    /// Waits until each node knows all others and their slots.
+    async fn wait_until_whole(&self) {
+        let known = format!("known_nodes:{}", self.nodes.len());
+        for node in &self.nodes {
+            eventually("each node to know all others and their slots", PATIENCE, async || {
+                let info: String = node.command(&["CLUSTER", "INFO"]).await;
+                let replication = node.info("replication").await;
+                let is_synced =
+                    replication.contains("role:master") || replication.contains("link_status:up");
+                let words = ["cluster_state:ok", "cluster_slots_ok:16384", &known];
+                match is_synced && words.iter().all(|word| info.contains(word)) {
+                    true => Ok(()),
+                    false => Err(info),
+                }
+            })
+            .await;
+        }
+    }
+
+    /// Adds a node without slots, and returns its position.
+    ///
+    /// # Panics
+    /// If it does not start, or is refused.
+    pub async fn add_node(&mut self) -> usize {
+        let node = start_node().await;
+        let address = |node: &RedisServer| format!("127.0.0.1:{}", node.port());
+        let (new, known) = (address(&node), address(&self.nodes[0]));
+        run(Path::new("redis-cli"), &Start::with(&["--cluster", "add-node", &new, &known]))
+            .await
+            .done();
+        self.nodes.push(node);
+        self.wait_until_whole().await;
+        self.nodes.len() - 1
+    }
+
+    /// Spreads the slots over all primaries, also those without any.
+    ///
+    /// # Panics
+    /// If a node refuses.
+    pub async fn rebalance(&self) {
+        let known = format!("127.0.0.1:{}", self.nodes[0].port());
+        let arguments = ["--cluster", "rebalance", &known, "--cluster-use-empty-masters"];
+        run(Path::new("redis-cli"), &Start::with(&arguments)).await.done();
+    }
+
+    /// The position of the node that answers and says itself that it has the slot of a key.
+    pub async fn live_owner(&self, key: &str) -> Option<usize> {
+        for (at, node) in self.nodes.iter().enumerate() {
+            let info = async {
+                let mut connection = node.connection();
+                cmd("CLUSTER").arg("INFO").query_async::<String>(&mut connection).await
+            };
+            let info = timeout(SILENCE, info).await;
+            if info.is_ok_and(|info| info.is_ok_and(|info| info.contains("cluster_state:ok")))
+                && self.owner(key, at).await == Some(at)
+            {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// Lets a replica take over from its primary. It gives up after five seconds if it does not get enough votes in time.
+    pub async fn fail_over(&self, replica: usize) {
+        let replica = &self.nodes[replica];
+        eventually("the replica to take over", PATIENCE, async || {
+            replica.command::<()>(&["CLUSTER", "FAILOVER"]).await;
+            for _ in 0..600 {
+                if replica.info("replication").await.contains("role:master") {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err("it is a replica")
+        })
+        .await;
     }
 
     /// The URL for clients: the first three nodes.

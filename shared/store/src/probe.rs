@@ -1,13 +1,13 @@
 //! Probes whether a Redis accepts writes, so that its health is known while nothing is written, and follows the primary
 //! that Sentinels or the nodes of a cluster name.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Redis;
+use super::{Redis, StoreError};
 use crate::{
     limits::{DISCOVERY_INTERVAL, PROBE_INTERVAL, PROBE_INTERVAL_DOWN, PROBE_TIMEOUT},
     partitions::Partitions,
@@ -19,7 +19,7 @@ use spoke_diagnostics::error_chain;
 pub async fn watch(redis: Redis, ended: CancellationToken) {
     let mut map = redis.router().map(|router| router.map());
     loop {
-        let wait = match redis.probe().await {
+        let wait = match probe(&redis).await {
             Ok(()) => PROBE_INTERVAL,
             Err(_) => PROBE_INTERVAL_DOWN,
         };
@@ -35,6 +35,16 @@ pub async fn watch(redis: Redis, ended: CancellationToken) {
             () = redis.health().began(), if wait == PROBE_INTERVAL => sleep(PROBE_INTERVAL_DOWN).await,
         }
     }
+}
+
+/// A node of a cluster that hangs is down long before a command gives up: others are not, and it is shown.
+async fn probe(redis: &Redis) -> Result<(), StoreError> {
+    if !redis.is_clustered() {
+        return redis.probe().await;
+    }
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "no reply in time").into();
+    let probed = timeout(PROBE_TIMEOUT, redis.probe()).await;
+    probed.unwrap_or_else(|_| Err(late())).inspect_err(|error| redis.health().handle_error(error))
 }
 
 /// Follows the primary that is named, until `ended`. A server that hangs closes no connection: it is left as soon as

@@ -10,6 +10,7 @@ mod exhausted;
 mod failover;
 mod health;
 mod numbers;
+mod partitions;
 mod progress;
 mod sentinel;
 mod servers;

@@ -21,6 +21,7 @@ use tokio::{
     sync::{Mutex as AsyncMutex, Notify, watch},
     time::sleep,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     inner::{ServerPlace, SharedConnection},
@@ -57,6 +58,8 @@ struct NodeConnection {
     connection: Arc<SharedConnection>,
     /// Since when it is no primary.
     left_at: Option<Instant>,
+    /// Ends the commands on all connections to it, once it is left.
+    left: CancellationToken,
 }
 
 /// Where a refused command is sent next.
@@ -119,13 +122,22 @@ impl ClusterRouter {
 
     /// Returns the connection to a primary.
     pub(super) fn server(&self, address: &ServerAddress) -> Arc<SharedConnection> {
+        self.node(address, |node| node.connection.clone())
+    }
+
+    /// Returns a token that is cancelled once the commands on all connections to a node have to end.
+    pub(crate) fn left(&self, address: &ServerAddress) -> CancellationToken {
+        self.node(address, |node| node.left.clone())
+    }
+
+    fn node<T>(&self, address: &ServerAddress, read: impl FnOnce(&NodeConnection) -> T) -> T {
         let make = || {
             let place = ServerPlace::Node(address.clone());
             let generations = self.generations.clone();
             let connection = Arc::new(SharedConnection::new(self.url.clone(), place, generations));
-            NodeConnection { connection, left_at: None }
+            NodeConnection { connection, left_at: None, left: CancellationToken::new() }
         };
-        self.servers().entry(address.clone()).or_insert_with(make).connection.clone()
+        read(self.servers().entry(address.clone()).or_insert_with(make))
     }
 
     fn servers(&self) -> MutexGuard<'_, HashMap<ServerAddress, NodeConnection>> {
@@ -188,7 +200,10 @@ impl ClusterRouter {
                 now >= left_at + REROUTE_PATIENCE || !answering.contains(&address)
             })
             .collect();
-        left.into_iter().for_each(|(_, node)| node.connection.leave());
+        for (_, node) in left {
+            node.left.cancel();
+            node.connection.leave();
+        }
     }
 
     /// Asks the servers in the URL, the primaries that are known besides, and those that were until now.

@@ -230,7 +230,7 @@ impl Committer {
         loop {
             let begun = Instant::now();
             let answering = connection.req_packed_commands(&pipeline, 0, pipeline.len());
-            let mut answered = self.unless_replaced(answering).await;
+            let mut answered = self.unless_replaced(connected.node.as_ref(), answering).await;
             if is_asking {
                 // The barrier, which is last, has none.
                 let is_reply =
@@ -261,19 +261,24 @@ impl Committer {
         }
     }
 
-    /// Waits for answers, unless the connection for commands has been replaced meanwhile: this one leads to a server that
-    /// may hang.
+    /// Waits for answers, unless another server has taken over meanwhile: this one may hang. In a cluster one that does not
+    /// still answers what it was sent.
     async fn unless_replaced<T>(
         &self,
+        node: Option<&CommitNode>,
         answering: impl Future<Output = RedisResult<T>>,
     ) -> RedisResult<T> {
-        if !self.redis.is_discovered() {
-            return answering.await;
-        }
         let mut connection = self.redis.health().watch_replacement();
+        let replaced = async {
+            match (node, self.redis.router()) {
+                (Some(node), Some(router)) => router.left(&node.address).cancelled().await,
+                _ if self.redis.is_discovered() => connection.replaced().await,
+                _ => std::future::pending().await,
+            }
+        };
         tokio::select! {
             answered = answering => answered,
-            () = connection.replaced() => Err(io::Error::other("redis was replaced by another one").into()),
+            () = replaced => Err(io::Error::other("redis was replaced by another one").into()),
         }
     }
 

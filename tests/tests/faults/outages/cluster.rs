@@ -7,7 +7,6 @@ use spoke_tests::{
     cloud::{Cloud, OTP_SECRET, Settings, now_ms},
     cluster::{Cluster, NODE_TIMEOUT_MS},
     device::{Device, IN as DEVICE_IN, OUT},
-    redis::RedisServer,
     wait::{PATIENCE, eventually},
 };
 
@@ -73,21 +72,6 @@ impl Fleet {
     }
 }
 
-/// Lets a replica take over from its primary. It gives up after five seconds if it does not get enough votes in time.
-async fn fail_over(replica: &RedisServer) {
-    eventually("the replica to take over", PATIENCE, async || {
-        replica.command::<()>(&["CLUSTER", "FAILOVER"]).await;
-        for _ in 0..600 {
-            if replica.info("replication").await.contains("role:master") {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Err("it is a replica")
-    })
-    .await;
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Killed,
@@ -110,7 +94,7 @@ async fn hub_and_auth_follow_the_primary_of_their_slot_and_lose_nothing() {
         match fault {
             Fault::Killed => fleet.cluster.nodes[old].kill9(),
             Fault::Hung => fleet.cluster.nodes[old].pause(),
-            Fault::FailedOver => fail_over(&fleet.cluster.nodes[replica]).await,
+            Fault::FailedOver => fleet.cluster.fail_over(replica).await,
         }
         add(&fleet.device.redis, OUT, (100, 199)).await;
         eventually("another node to have the slot", PATIENCE, async || {
