@@ -129,7 +129,7 @@ pub async fn log_partitions(partitions: Partitions, ended: CancellationToken) {
 /// # Errors
 /// The problem, for a person.
 pub async fn ready(redis: &Redis) -> Result<(), String> {
-    match tokio::time::timeout(PROBE_TIMEOUT, redis.probe()).await {
+    match timeout(PROBE_TIMEOUT, redis.probe()).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error_chain(&error)),
         Err(_) => Err(format!("redis did not reply within {} s", PROBE_TIMEOUT.as_secs())),
