@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 BUILT_RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
-.PHONY: help setup demo test chaos chaos-ci siege siege-ci bench bench-peers bench-micro dist dist-check dist-repro release deb rpm image image-check deb-check check build fmt fmt-check lint picture docs book deny units
+.PHONY: help setup demo cluster test chaos chaos-ci siege siege-ci bench bench-peers bench-micro dist dist-check dist-repro release deb rpm image image-check deb-check check build fmt fmt-check lint picture docs book deny units
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ demo: ## see it work: two Redis, auth, hub and an agent, entries both ways; ONCE
 	@$(DEMO)
 	@$(BUILT)/demo $(if $(filter-out 0,$(ONCE)),--once)
 
+cluster: ## see a failover: six Redis nodes, two hubs, two auths and a device, and what to kill; ONCE=1 kills a primary itself and ends
+	@scripts/setup redis cc
+	@echo "cluster: building what is not up to date; the first time that takes about 5 minutes on two cores"
+	@$(subst demo,cluster,$(DEMO))
+	@$(BUILT)/cluster $(if $(filter-out 0,$(ONCE)),--once)
+
 test: build ## all tests, against a real redis-server and the real binaries
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --workspace --all-targets --no-fail-fast; \
@@ -34,13 +40,13 @@ test: build ## all tests, against a real redis-server and the real binaries
 		cargo test --workspace --all-targets --no-fail-fast; \
 	fi
 
-chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, CLIENTS= (that many on one hub), ALONE=1 (one fault at a time, and how long recovery takes), HOSTILE=1, KEEP=1
+chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, CLIENTS= (that many on one hub), ALONE=1 (one fault at a time, and how long recovery takes), HOSTILE=1, CLUSTER=6 (a Redis Cluster of six nodes, whose nodes fail), KEEP=1
 	@scripts/setup redis cc
 	@cargo build --workspace --bins
 	@cargo run --quiet --bin chaos -- $(if $(SEED),--seed $(SEED)) \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS)) \
 		$(if $(FAULTS),--faults $(FAULTS)) $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(filter-out 0,$(ALONE)),--alone) \
-		$(if $(filter-out 0,$(HOSTILE)),--hostile) \
+		$(if $(filter-out 0,$(HOSTILE)),--hostile) $(if $(filter-out 0,$(CLUSTER)),--cluster) \
 		$(if $(filter-out 0,$(KEEP)),--keep)
 
 # The agent for itself, as in its package: what only the others ask for stays out of it.

@@ -5,4 +5,5 @@ pub mod history;
 pub mod ledger_claims;
 pub mod fault;
 pub mod load;
+pub mod node_fault;
 pub mod checker;

@@ -2,12 +2,15 @@
 
 use std::{path::Path, time::Duration};
 
-use redis::{FromRedisValue, RedisResult, Value, cmd};
+use redis::{
+    AsyncConnectionConfig, FromRedisValue, RedisResult, Value, aio::MultiplexedConnection, cmd,
+    pipe,
+};
 use tokio::time::timeout;
 
 use crate::{
     process::{Start, run},
-    redis::RedisServer,
+    redis::{RedisServer, ShippedConf},
     wait::{PATIENCE, eventually},
 };
 
@@ -23,8 +26,42 @@ pub struct Cluster {
     pub nodes: Vec<RedisServer>,
 }
 
+/// A node, for a person.
+#[derive(Debug, Clone)]
+pub struct NodeSummary {
+    /// Its port.
+    pub port: u16,
+    /// Its process.
+    pub pid: u32,
+    /// `primary` or `replica`.
+    pub role: &'static str,
+    /// Its ranges of slots.
+    pub slots: String,
+}
+
+/// Connects to a node that may be down, or have been started again by someone else.
+pub async fn connect(port: u16) -> Option<MultiplexedConnection> {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).ok()?;
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(SILENCE))
+        .set_response_timeout(Some(SILENCE));
+    client.get_multiplexed_async_connection_with_config(&config).await.ok()
+}
+
+/// The settings of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClusterConf {
+    /// Those of a single Redis, and what a failover within seconds needs.
+    Tested,
+    Shipped,
+}
+
 /// Starts a node that knows no other.
-async fn start_node() -> RedisServer {
+async fn start_node(conf: ClusterConf) -> RedisServer {
+    if conf == ClusterConf::Shipped {
+        let options = ["--min-replicas-to-write", "0"];
+        return RedisServer::start_shipped_with(ShippedConf::Cluster, &options).await;
+    }
     let timeout = NODE_TIMEOUT_MS.to_string();
     let options = [
         ["--cluster-enabled", "yes"],
@@ -49,9 +86,21 @@ impl Cluster {
     /// # Panics
     /// If one does not start.
     pub async fn start() -> Self {
+        Self::start_as(ClusterConf::Tested).await
+    }
+
+    /// The same with the shipped settings of a cluster. A primary takes writes without a replica, since each has one only.
+    ///
+    /// # Panics
+    /// If one does not start.
+    pub async fn start_shipped() -> Self {
+        Self::start_as(ClusterConf::Shipped).await
+    }
+
+    async fn start_as(conf: ClusterConf) -> Self {
         let mut nodes = Vec::new();
         for _ in 0..6 {
-            nodes.push(start_node().await);
+            nodes.push(start_node(conf).await);
         }
         let addresses: Vec<_> =
             nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
@@ -60,7 +109,7 @@ impl Cluster {
         arguments.extend(["--cluster-replicas", "1", "--cluster-yes"]);
         run(Path::new("redis-cli"), &Start::with(&arguments)).await.done();
         let mut cluster = Self { nodes };
-        cluster.wait_until_whole().await;
+        cluster.wait_until_whole(PATIENCE).await;
         let mut roles = Vec::new();
         for node in &cluster.nodes {
             roles.push(node.info("replication").await.contains("role:slave"));
@@ -70,13 +119,19 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until each node knows all others and their slots.
-    async fn wait_until_whole(&self) {
+    /// Waits until each node knows all others and their slots, and each replica has its copy.
+    ///
+    /// # Panics
+    /// If that takes longer than `within`.
+    pub async fn wait_until_whole(&self, within: Duration) {
         let known = format!("known_nodes:{}", self.nodes.len());
         for node in &self.nodes {
-            eventually("each node to know all others and their slots", PATIENCE, async || {
-                let info: String = node.command(&["CLUSTER", "INFO"]).await;
-                let replication = node.info("replication").await;
+            eventually("each node to know all others and their slots", within, async || {
+                let mut connection = connect(node.port()).await.ok_or("it does not answer")?;
+                let mut asked = pipe();
+                asked.cmd("CLUSTER").arg("INFO").cmd("INFO").arg("replication");
+                let told: RedisResult<(String, String)> = asked.query_async(&mut connection).await;
+                let (info, replication) = told.map_err(|error| error.to_string())?;
                 let is_synced =
                     replication.contains("role:master") || replication.contains("link_status:up");
                 let words = ["cluster_state:ok", "cluster_slots_ok:16384", &known];
@@ -94,14 +149,14 @@ impl Cluster {
     /// # Panics
     /// If it does not start, or is refused.
     pub async fn add_node(&mut self) -> usize {
-        let node = start_node().await;
+        let node = start_node(ClusterConf::Tested).await;
         let address = |node: &RedisServer| format!("127.0.0.1:{}", node.port());
         let (new, known) = (address(&node), address(&self.nodes[0]));
         run(Path::new("redis-cli"), &Start::with(&["--cluster", "add-node", &new, &known]))
             .await
             .done();
         self.nodes.push(node);
-        self.wait_until_whole().await;
+        self.wait_until_whole(PATIENCE).await;
         self.nodes.len() - 1
     }
 
@@ -118,18 +173,43 @@ impl Cluster {
     /// The position of the node that answers and says itself that it has the slot of a key.
     pub async fn live_owner(&self, key: &str) -> Option<usize> {
         for (at, node) in self.nodes.iter().enumerate() {
-            let info = async {
-                let mut connection = node.connection();
-                cmd("CLUSTER").arg("INFO").query_async::<String>(&mut connection).await
+            let asked = async {
+                let mut connection = connect(node.port()).await?;
+                let info: RedisResult<String> =
+                    cmd("CLUSTER").arg("INFO").query_async(&mut connection).await;
+                info.ok().filter(|info| info.contains("cluster_state:ok"))?;
+                self.owner_as_seen(key, &mut connection).await
             };
-            let info = timeout(SILENCE, info).await;
-            if info.is_ok_and(|info| info.is_ok_and(|info| info.contains("cluster_state:ok")))
-                && self.owner(key, at).await == Some(at)
-            {
+            if timeout(SILENCE, asked).await == Ok(Some(at)) {
                 return Some(at);
             }
         }
         None
+    }
+
+    /// All nodes, as the first one that answers sees them.
+    pub async fn summary(&self) -> Vec<NodeSummary> {
+        let mut nodes = String::new();
+        for node in &self.nodes {
+            if let Some(mut connection) = connect(node.port()).await {
+                let told = cmd("CLUSTER").arg("NODES").query_async(&mut connection).await;
+                nodes = told.unwrap_or_default();
+                break;
+            }
+        }
+        let summary = |node: &RedisServer| {
+            let address = format!(":{}@", node.port());
+            let line = nodes.lines().find(|line| line.contains(&address)).unwrap_or_default();
+            let is_primary = line.contains("master");
+            let slots: Vec<_> = line.split(' ').skip(8).collect();
+            NodeSummary {
+                port: node.port(),
+                pid: node.pid(),
+                role: if is_primary { "primary" } else { "replica" },
+                slots: slots.join(" "),
+            }
+        };
+        self.nodes.iter().map(summary).collect()
     }
 
     /// Lets a replica take over from its primary. It gives up after five seconds if it does not get enough votes in time.
@@ -156,9 +236,13 @@ impl Cluster {
 
     /// The position of the primary that has the slot of a key, as the node at position `asked` sees it.
     pub async fn owner(&self, key: &str, asked: usize) -> Option<usize> {
-        let slot = self.slot(key, asked).await;
+        self.owner_as_seen(key, &mut self.nodes[asked].connection()).await
+    }
+
+    async fn owner_as_seen(&self, key: &str, asked: &mut MultiplexedConnection) -> Option<usize> {
+        let slot: u16 = cmd("CLUSTER").arg("KEYSLOT").arg(key).query_async(asked).await.ok()?;
         let slots: RedisResult<Vec<Vec<Value>>> =
-            cmd("CLUSTER").arg("SLOTS").query_async(&mut self.nodes[asked].connection()).await;
+            cmd("CLUSTER").arg("SLOTS").query_async(asked).await;
         let range = slots.ok()?.into_iter().find(|range| {
             let bound = |at: usize| u16::from_redis_value(range[at].clone()).unwrap_or(SLOTS);
             (bound(0)..=bound(1)).contains(&slot)

@@ -26,6 +26,7 @@ pub mod checker;
 pub mod script_time;
 pub mod redis_pair;
 pub mod sentinels;
+pub mod partition_fleet;
 pub mod process;
 pub mod proxy;
 pub mod redis;

@@ -148,6 +148,11 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// Sends SIGKILL, without a wait.
+    pub fn send_kill9(&self) {
+        self.signal(Signal::KILL);
+    }
+
     /// Sends SIGSTOP: the process exists and does nothing.
     pub fn pause(&self) {
         self.signal(Signal::STOP);

@@ -97,6 +97,16 @@ impl RedisServer {
         self.process.kill9();
     }
 
+    /// Sends SIGKILL, without a wait.
+    pub fn send_kill9(&self) {
+        self.process.send_kill9();
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.exit().is_some()
+    }
+
     /// Restarts it on the same port and files; kills it first if it is running.
     ///
     /// # Panics

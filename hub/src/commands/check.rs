@@ -2,8 +2,8 @@
 
 use spoke_diagnostics::error_chain;
 use spoke_service::cli::{
-    Check, CheckArgs, SettingsArgs, of_hints, of_listener, of_redis, of_settings_file, of_tls,
-    report,
+    Check, CheckArgs, SettingsArgs, of_cluster, of_hints, of_listener, of_redis,
+    of_redis_or_cluster, of_settings_file, of_tls, of_writes, report,
 };
 use spoke_store::{
     Redis, StoreError,
@@ -23,12 +23,18 @@ pub(super) async fn run(
     let partitions = partitions::open(config)?;
     let _ = partitions.find_servers().await;
     for server in partitions.by_server() {
-        found.extend(of_redis("redis", &server[0].redis, ShippedConf::Hub).await);
+        // The settings of a cluster are checked on each node.
+        if !server[0].redis.is_clustered() {
+            found.extend(of_redis("redis", &server[0].redis, ShippedConf::Hub).await);
+        } else {
+            found.extend(of_writes("redis", &server[0].redis, server.len()).await);
+        }
         found.extend(of_hints("redis", &server[0].redis).await);
     }
+    found.extend(of_cluster("redis", &partitions.all()[0].redis, config.ack).await);
     if let Some(url) = &config.auth_redis {
         let auth_redis = Redis::open(url, &config.auth_key_prefix)?;
-        found.extend(of_redis("auth_redis", &auth_redis, ShippedConf::Hub).await);
+        found.extend(of_redis_or_cluster("auth_redis", &auth_redis, ShippedConf::Hub).await);
         found.extend(of_hints("auth_redis", &auth_redis).await);
     }
     found.extend(of_partitions(&partitions).await);

@@ -165,9 +165,9 @@ fn totals(fleet: &Fleet, unix_ms: u64) -> String {
     )
 }
 
-fn missing_line(MissingPartitions { count, error }: &MissingPartitions) -> String {
+fn missing_line(MissingPartitions { count, problem }: &MissingPartitions) -> String {
     let noun = if *count == 1 { "partition does" } else { "partitions do" };
-    format!("! {count} {noun} not answer, and their clients are missing: {error}\n")
+    format!("! {count} {noun} not answer, and their clients are missing: {problem}\n")
 }
 
 /// Lines below a client with a problem.

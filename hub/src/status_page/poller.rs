@@ -258,10 +258,10 @@ impl Drop for Viewer {
 fn partial_fault(hub: &HubState, fleet: &Fleet) -> Option<String> {
     let (down, problem) = hub.partitions.down();
     match (&fleet.missing, hub.partitions.all()) {
-        (Some(MissingPartitions { count, error }), all) => {
+        (Some(MissingPartitions { count, problem }), all) => {
             let partitions = all.len();
             Some(format!(
-                "{count} of {partitions} partitions do not answer, and their clients are missing: {error}"
+                "{count} of {partitions} partitions do not answer, and their clients are missing: {problem}"
             ))
         }
         (None, [one]) => {

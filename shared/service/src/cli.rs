@@ -23,6 +23,7 @@
 mod output;
 mod settings_args;
 mod check;
+mod check_cluster;
 mod health;
 mod settings_file;
 mod watch;
@@ -34,6 +35,7 @@ pub use self::{
         Check, CheckArgs, Severity, of_hints, of_listener, of_redis, of_secret, of_secret_file,
         of_tls, report,
     },
+    check_cluster::{of_cluster, of_redis_or_cluster, of_writes},
     health::{health, local_address},
     output::print,
     settings_args::{ListenArgs, SettingsArgs, SettingsReader},

@@ -101,7 +101,13 @@ impl AckLevel {
             }
             Self::Replicas(_) => Err(UnmetLevel::Replicas { found: info.replicas }),
             Self::Fsync => {
-                let aof_sync = info.aof_sync.as_ref().ok_or(UnmetLevel::Hidden)?;
+                let Some(aof_sync) = &info.aof_sync else {
+                    // A hosted one hides its settings, and WAITAOF proves the sync by itself.
+                    return match info.version >= (7, 2) && info.is_append_only {
+                        true => Ok(Some(Barrier::Synced)),
+                        false => Err(UnmetLevel::Hidden),
+                    };
+                };
                 if info.version < (7, 2) {
                     return syncs_always(aof_sync).map(|()| Some(Barrier::SyncsAlways));
                 }

@@ -180,6 +180,17 @@ impl Redis {
         connect(&self.url, server, on_push).await
     }
 
+    /// Connects to a node of a cluster, which may be a replica, for an operator.
+    ///
+    /// # Errors
+    /// As [`Self::dedicated_connection`].
+    pub(super) async fn dedicated_connection_to_any(
+        &self,
+        server: &ServerAddress,
+    ) -> RedisResult<MultiplexedConnection> {
+        self.url.client(Some(server))?.get_multiplexed_async_connection().await
+    }
+
     /// Returns the Sentinels that tell which server is the primary, if there are some.
     fn sentinels(&self) -> Option<&Sentinels> {
         match &self.place {

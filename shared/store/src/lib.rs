@@ -22,6 +22,7 @@ mod hints;
 pub mod keys;
 pub mod loss_ledger;
 mod ack_level;
+mod cluster_survey;
 mod origin_state;
 mod origin;
 pub mod partitions;
@@ -43,6 +44,7 @@ mod memory_usage;
 mod task_queue;
 
 pub use ack_level::{AckLevel, BadAckLevel, Barrier, UnmetLevel};
+pub use cluster_survey::{ClusterSurvey, NodeFacts};
 pub use connection::{Redis, RedisConnection};
 pub use copy::CopyStore;
 pub use discovery::PrimarySurvey;

@@ -17,10 +17,21 @@ pub(super) struct NamedPrimary {
     pub(super) epoch: u64,
 }
 
-/// The primaries of a cluster with their slots, as one node sees them.
+/// The nodes of a cluster, as one of them sees them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ClusterView {
-    primaries: Vec<(NamedPrimary, Vec<RangeInclusive<u16>>)>,
+    pub(super) nodes: Vec<ClusterNode>,
+}
+
+/// A node of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ClusterNode {
+    id: String,
+    /// The ID of its primary, if it is a replica.
+    primary: Option<String>,
+    /// Its address, and the configuration epoch of its slots.
+    pub(super) named: NamedPrimary,
+    slots: Vec<RangeInclusive<u16>>,
 }
 
 /// Returns the hash tag of a key: what is in its first braces, if that is not empty.
@@ -66,37 +77,46 @@ impl ClusterView {
     /// Reads the reply to `CLUSTER NODES` of the node at `asked`. A node that does not know its own address has it from
     /// there, and one with a name is called by its name if `by_name`.
     pub(super) fn parse(nodes: &str, (asked, by_name): (&ServerAddress, bool)) -> Self {
-        Self { primaries: nodes.lines().filter_map(|line| primary(line, asked, by_name)).collect() }
+        Self { nodes: nodes.lines().filter_map(|line| node(line, asked, by_name)).collect() }
     }
 
     /// Returns the primary of a slot.
     pub(super) fn primary_of(&self, slot: u16) -> Option<&NamedPrimary> {
-        let has_slot = |(_, ranges): &&(_, Vec<RangeInclusive<u16>>)| {
-            ranges.iter().any(|range| range.contains(&slot))
-        };
-        self.primaries.iter().find(has_slot).map(|(primary, _)| primary)
+        let has_slot = |node: &&ClusterNode| node.slots.iter().any(|range| range.contains(&slot));
+        self.primaries().find(has_slot).map(|node| &node.named)
+    }
+
+    /// Returns the nodes that have slots.
+    pub(super) fn primaries(&self) -> impl Iterator<Item = &ClusterNode> {
+        self.nodes.iter().filter(|node| node.primary.is_none() && !node.slots.is_empty())
+    }
+
+    /// Returns the number of slots that no primary has.
+    pub(super) fn uncovered_slots(&self) -> usize {
+        let covered = |slot: &u16| self.primary_of(*slot).is_some();
+        (0..SLOTS).filter(|slot| !covered(slot)).count()
+    }
+
+    /// Returns the number of replicas of a primary.
+    pub(super) fn replicas_of(&self, primary: &ClusterNode) -> usize {
+        self.nodes.iter().filter(|node| node.primary.as_ref() == Some(&primary.id)).count()
     }
 }
 
-/// Reads the line of a primary that has slots.
-fn primary(
-    line: &str,
-    asked: &ServerAddress,
-    by_name: bool,
-) -> Option<(NamedPrimary, Vec<RangeInclusive<u16>>)> {
+/// Reads the line of a node.
+fn node(line: &str, asked: &ServerAddress, by_name: bool) -> Option<ClusterNode> {
     let mut parts = line.split(' ');
-    let (_, address, flags) = (parts.next()?, parts.next()?, parts.next()?);
-    // Then the primary, two pings, the epoch and the state of the link.
-    let epoch = parts.nth(3)?.parse().ok()?;
+    let (id, address, flags) = (parts.next()?, parts.next()?, parts.next()?);
+    let primary = parts.next()?;
+    // Then two pings, the epoch and the state of the link.
+    let epoch = parts.nth(2)?.parse().ok()?;
     let range = |range: &str| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         Some(first.parse().ok()?..=last.parse().ok()?)
     };
     // A slot that is moved stands in brackets, too.
-    let ranges: Vec<_> = parts.skip(1).filter_map(range).collect();
-    if ranges.is_empty() || !flags.split(',').any(|flag| flag == "master") {
-        return None;
-    }
+    let slots: Vec<_> = parts.skip(1).filter_map(range).collect();
+    let is_primary = flags.split(',').any(|flag| flag == "master");
     let (address, name) = address.split_once(',').unwrap_or((address, ""));
     let name =
         name.split(',').next().filter(|name| by_name && !name.is_empty() && !name.contains('='));
@@ -108,7 +128,12 @@ fn primary(
         None => ip,
     };
     let address = ServerAddress { host: host.to_owned(), port: port.parse().ok()? };
-    Some((NamedPrimary { address, epoch }, ranges))
+    Some(ClusterNode {
+        id: id.to_owned(),
+        primary: (!is_primary).then(|| primary.to_owned()),
+        named: NamedPrimary { address, epoch },
+        slots,
+    })
 }
 
 #[cfg(test)]
@@ -155,6 +180,18 @@ e7d1ee 10.0.0.1:30001@31001 master,fail - 0 0 1 disconnected 0-92 94-5460
         assert_eq!(found(16383, true), is("seed:30003", 3));
         let nowhere = ServerAddress { host: String::new(), port: 1 };
         assert_eq!(ClusterView::parse("", (&nowhere, true)).primary_of(0), None);
+    }
+
+    #[test]
+    fn slots_without_a_primary_and_replicas_are_counted() {
+        let asked = ServerAddress { host: "seed".to_owned(), port: 7000 };
+        let view = ClusterView::parse(NODES, (&asked, false));
+        assert_eq!(view.uncovered_slots(), 0);
+        let replicas: Vec<_> = view.primaries().map(|node| view.replicas_of(node)).collect();
+        assert_eq!(replicas, [1, 0, 1, 0], "in the order of the lines");
+        let without = NODES.lines().filter(|line| !line.contains(":30002@"));
+        let view = ClusterView::parse(&without.collect::<Vec<_>>().join("\n"), (&asked, false));
+        assert_eq!(view.uncovered_slots(), 5462);
     }
 
     #[test]

@@ -42,7 +42,15 @@ impl RedisServer {
     /// # Panics
     /// If `redis-server` is missing or does not start.
     pub async fn start_shipped(conf: ShippedConf) -> Self {
-        Self::launch_in_folder(conf, &[], Vec::new()).await
+        Self::start_shipped_with(conf, &[]).await
+    }
+
+    /// The same with further options.
+    ///
+    /// # Panics
+    /// If `redis-server` is missing or does not start.
+    pub async fn start_shipped_with(conf: ShippedConf, options: &[&str]) -> Self {
+        Self::launch_in_folder(conf, options, Vec::new()).await
     }
 
     /// Starts a server that uses this clock.

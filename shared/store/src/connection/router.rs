@@ -226,6 +226,25 @@ impl ClusterRouter {
         (servers, answers)
     }
 
+    /// Returns the nodes, as the one with the newest configuration sees them.
+    ///
+    /// # Errors
+    /// [`RedisError`](redis::RedisError) if no node answers.
+    pub(crate) async fn view(&self) -> RedisResult<ClusterView> {
+        let (_, answers) = self.ask_all().await;
+        let mut fault = None;
+        let views = answers.into_iter().filter_map(|answer| match answer {
+            DiscoveryAnswer::Told(view) => Some(view),
+            DiscoveryAnswer::Failed { error, .. } => {
+                fault.get_or_insert(error);
+                None
+            }
+            DiscoveryAnswer::Unknown { .. } => None,
+        });
+        let newest = views.max_by_key(|view| view.primaries().map(|it| it.named.epoch).max());
+        newest.ok_or_else(|| fault.unwrap_or_else(|| io::Error::other("no node answers").into()))
+    }
+
     /// Asks all known nodes for the primary of one of the slots, for an operator.
     pub(super) async fn survey(&self, at: usize) -> PrimarySurvey {
         let (servers, answers) = self.ask_all().await;

@@ -33,11 +33,11 @@ pub(crate) struct Discovery {
     url: RedisUrl,
     asked: DiscoveryUrl,
     /// To each server, while it answers.
-    connections: Mutex<HashMap<ServerAddress, OpenConnection>>,
+    connections: Mutex<HashMap<ServerAddress, AskedConnection>>,
     announced: Arc<Notify>,
 }
 
-type OpenConnection = Arc<AsyncMutex<Option<MultiplexedConnection>>>;
+type AskedConnection = Arc<AsyncMutex<Option<MultiplexedConnection>>>;
 
 impl Discovery {
     /// Creates it for the servers that this URL names.
@@ -91,7 +91,7 @@ impl Discovery {
     }
 
     /// Returns the connections to these servers, and forgets all others.
-    fn connections(&self, servers: &[ServerAddress]) -> Vec<OpenConnection> {
+    fn connections(&self, servers: &[ServerAddress]) -> Vec<AskedConnection> {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|address, _| servers.contains(address));
         servers
@@ -103,7 +103,7 @@ impl Discovery {
     async fn ask(
         &self,
         server: &ServerAddress,
-        connection: OpenConnection,
+        connection: AskedConnection,
         question: &Pipeline,
     ) -> RedisResult<Value> {
         let mut connection = connection.lock().await;

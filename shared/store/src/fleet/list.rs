@@ -39,8 +39,8 @@ pub struct Fleet {
 pub struct MissingPartitions {
     /// Their number.
     pub count: usize,
-    /// The error of one of them.
-    pub error: String,
+    /// The problem of one of them.
+    pub problem: String,
 }
 
 /// A client of a hub.
@@ -121,7 +121,8 @@ pub async fn list_clients(partitions: &Partitions, now_ms: u64) -> Result<Fleet,
     match fault {
         Some(error) if missing == partitions.all().len() => return Err(error),
         Some(error) => {
-            fleet.missing = Some(MissingPartitions { count: missing, error: error_chain(&error) });
+            fleet.missing =
+                Some(MissingPartitions { count: missing, problem: error_chain(&error) });
         }
         None => {}
     }

@@ -15,6 +15,8 @@ const OUTPUT_BUFFER_MIN: u64 = 8 * 1024 * 1024;
 pub enum ShippedConf {
     /// For the Redis of hub and auth.
     Hub,
+    /// For each node of their Redis Cluster.
+    Cluster,
     /// For the Redis of a device.
     Device,
 }
@@ -86,6 +88,7 @@ impl ShippedConf {
     pub fn path(self) -> &'static str {
         match self {
             Self::Hub => "deploy/redis/hub.conf",
+            Self::Cluster => "deploy/redis/cluster.conf",
             Self::Device => "deploy/redis/device.conf",
         }
     }
@@ -94,6 +97,7 @@ impl ShippedConf {
     pub fn settings(self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let text = match self {
             Self::Hub => include_str!("../../../../deploy/redis/hub.conf"),
+            Self::Cluster => include_str!("../../../../deploy/redis/cluster.conf"),
             Self::Device => include_str!("../../../../deploy/redis/device.conf"),
         };
         text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(' '))
@@ -183,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_shipped_files_have_every_compared_setting_and_no_mismatch_with_themselves() {
-        for conf in [ShippedConf::Hub, ShippedConf::Device] {
+        for conf in [ShippedConf::Hub, ShippedConf::Cluster, ShippedConf::Device] {
             for rule in &RULES {
                 assert!(conf.settings().any(|(name, _)| name == rule.name), "{}", rule.name);
             }

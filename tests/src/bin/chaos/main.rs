@@ -2,6 +2,7 @@
 
 mod agents;
 mod apps;
+mod cluster;
 mod device;
 mod evidence;
 mod host;
@@ -72,6 +73,10 @@ struct Arguments {
     /// Add a client that attacks both hubs all the time
     #[arg(long)]
     hostile: bool,
+    /// Instead of these faults, strike the six nodes of a Redis Cluster: kill, hang, failover, a replica that lags, a slot
+    /// that moves, no memory
+    #[arg(long, conflicts_with_all = ["devices", "clients", "faults", "without", "alone", "hostile", "keep", "spoil"])]
+    cluster: bool,
     /// Keep the folder even if the run passes
     #[arg(long)]
     keep: bool,
@@ -149,8 +154,14 @@ async fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| eprintln!("chaos: {panic}")));
     let first = arguments.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
     for seed in first..first + arguments.runs {
+        let run = async {
+            match arguments.cluster {
+                true => on_cluster(&arguments, seed).await,
+                false => in_folder(&arguments, seed, &rows).await,
+            }
+        };
         let is_good = tokio::select! {
-            is_good = in_folder(&arguments, seed, &rows) => is_good,
+            is_good = run => is_good,
             () = signals() => {
                 eprintln!("chaos: seed {seed} was interrupted");
                 false
@@ -161,6 +172,20 @@ async fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Runs once on a Redis Cluster.
+async fn on_cluster(arguments: &Arguments, seed: u64) -> bool {
+    println!("seed {seed}: {} s of load on a Redis Cluster of six nodes", arguments.seconds);
+    let time = Duration::from_secs(arguments.seconds);
+    let run = AssertUnwindSafe(cluster::run(seed, time)).catch_unwind().await;
+    let Ok(outcome) = run else { return false };
+    let made: Vec<_> = outcome.made.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    let (up, down) = (outcome.up, outcome.down);
+    println!("seed {seed}: {}", made.join(", "));
+    println!("seed {seed}: {up} entries up, each once and in order; {down} down");
+    outcome.problems.iter().for_each(|problem| println!("seed {seed}: {problem}"));
+    outcome.problems.is_empty()
 }
 
 /// Runs once in a temporary folder, which is kept if something is wrong.

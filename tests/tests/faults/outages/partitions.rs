@@ -1,24 +1,20 @@
 //! A hub whose clients are in partitions on all primaries of a Redis Cluster: what one primary cannot do stops no client
 //! of another, and slots and nodes come and go while entries are carried.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use spoke_tests::{
     binaries::path_of,
-    cloud::{Cloud, OTP_SECRET, Settings, now_ms},
+    cloud::{Cloud, Settings},
     cluster::{Cluster, NODE_TIMEOUT_MS},
     device::{Device, IN as DEVICE_IN, OUT},
     entries::fields,
-    process::{Finished, Start, run},
+    partition_fleet::{CLIENTS, PartitionFleet as Fleet},
+    process::{Start, run},
     redis::RedisServer,
     wait::{PATIENCE, eventually},
 };
 
-const CLIENTS: [&str; 6] = ["dev1", "dev2", "dev3", "dev4", "dev5", "dev6"];
-const PARTITIONS: &str = "8";
 /// The time from one entry of a device to the next.
 const EVERY: Duration = Duration::from_millis(20);
 /// How long the clients of a primary wait after it is gone, and how long an agent waits before it comes back.
@@ -28,167 +24,67 @@ const AGENT_WAIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 /// The p99 of the clients of other primaries.
 const OTHERS: Duration = Duration::from_millis(100);
-/// The settings of the devices: the default retries.
-const RETRIES: [(&str, &str); 2] = [("retry_first_ms", "500"), ("retry_longest_ms", "60000")];
 
-struct Fleet {
-    cluster: Cluster,
-    cloud: Cloud,
-    devices: BTreeMap<&'static str, Device>,
-    /// The in stream of each client.
-    inbound: BTreeMap<&'static str, String>,
+/// Adds entries to all devices for this long while `during` runs. Returns the last number.
+async fn feed(fleet: &Fleet, time: Duration, during: impl Future<Output = ()>) -> usize {
+    let count = (time.as_millis() / EVERY.as_millis()) as usize;
+    let feeding = async {
+        let mut ticks = tokio::time::interval(EVERY);
+        for n in 1..=count {
+            ticks.tick().await;
+            for device in fleet.devices.values() {
+                device.redis.add(OUT, &fields([("n", n.to_string())])).await;
+            }
+        }
+    };
+    tokio::join!(feeding, during);
+    count
 }
 
-impl Fleet {
-    async fn start(cluster: Cluster) -> Self {
-        let url = cluster.url();
-        let hub = [
-            ("redis", url.as_str()),
-            ("partitions", PARTITIONS),
-            ("auth_key_prefix", "{spoke-auth}"),
-        ];
-        let auth = [("redis", url.as_str()), ("key_prefix", "{spoke-auth}")];
-        let cloud = Cloud::start_with(Settings { hub: &hub, auth: &auth }).await;
-        let (mut devices, mut inbound) = (BTreeMap::new(), BTreeMap::new());
-        for client in CLIENTS {
-            let mut device = Device::without_agent(&cloud, client, &RETRIES).await;
-            let key = format!("{{spoke-auth}}:client:{client}:h");
-            let of_auth = cluster.owner(&key, 0).await.expect("all slots have an owner");
-            let deadline = (now_ms() + 3_600_000).to_string();
-            let provision = ["HSET", &key, "otpSecret", OTP_SECRET, "regDeadline", &deadline];
-            cluster.nodes[of_auth].command::<()>(&provision).await;
-            device.start_agent();
-            devices.insert(client, device);
-            inbound.insert(client, key_of(&url, client, "in").await);
-        }
-        let fleet = Self { cluster, cloud, devices, inbound };
-        for client in CLIENTS {
-            fleet.devices[client].redis.add(OUT, &fields([("n", "0")])).await;
-            fleet.wait_for(client, 0, PATIENCE, "the first entry").await;
-        }
-        fleet
-    }
-
-    /// The position of the primary of a client's keys, as a node that runs sees it.
-    async fn owner(&self, client: &str, asked: usize) -> usize {
-        self.cluster.owner(&self.inbound[client], asked).await.expect("the slot has an owner")
-    }
-
-    /// Waits until the numbers of a client from 0 to `last` are in its partition, in order and each once. Returns how long
-    /// each was on its way.
-    async fn wait_for(
-        &self,
-        client: &str,
-        last: usize,
-        within: Duration,
-        what: &str,
-    ) -> Vec<Duration> {
-        eventually(&format!("{what}: {client}"), within, async || {
-            let Some(owner) = self.cluster.live_owner(&self.inbound[client]).await else {
-                return Err("the slot has no owner".to_owned());
-            };
-            let mut found = Vec::new();
-            for entry in self.cluster.nodes[owner].entries(&self.inbound[client]).await {
-                if entry.text("client").as_deref() == Some(client) {
-                    let seq = entry.text("seq").expect("the hub adds it");
-                    let n: usize = entry.text("n").and_then(|n| n.parse().ok()).expect("a number");
-                    found.push((n, ms(&entry.id).saturating_sub(ms(&seq))));
-                }
-            }
-            let numbers: Vec<_> = found.iter().map(|(n, _)| *n).collect();
-            assert!(numbers.is_sorted_by(|a, b| a < b), "{what}: {client}: {numbers:?}");
-            match numbers.len() == last + 1 {
-                true => {
-                    Ok(found.into_iter().map(|(_, took)| Duration::from_millis(took)).collect())
-                }
-                false => Err(format!("{} of {}", numbers.len(), last + 1)),
+/// Checks that an entry down is delivered by its hint, and that no ledger has a loss.
+async fn check_after(fleet: &Fleet, what: &str) {
+    for client in CLIENTS {
+        let key = fleet.key_of(client, "out").await;
+        let owner = fleet.cluster.live_owner(&key).await.expect("the slot has an owner");
+        let device = &fleet.devices[client].redis;
+        let before = device.length(DEVICE_IN).await;
+        fleet.cluster.nodes[owner].add(&key, &fields([("n", "0")])).await;
+        eventually(&format!("{what}: down to {client}"), Duration::from_secs(1), async || {
+            match device.length(DEVICE_IN).await > before {
+                true => Ok(()),
+                false => Err("it is not there"),
             }
         })
-        .await
-    }
-
-    /// Adds entries to all devices for this long while `during` runs. Returns the last number.
-    async fn feed(&self, time: Duration, during: impl Future<Output = ()>) -> usize {
-        let count = (time.as_millis() / EVERY.as_millis()) as usize;
-        let feeding = async {
-            let mut ticks = tokio::time::interval(EVERY);
-            for n in 1..=count {
-                ticks.tick().await;
-                for device in self.devices.values() {
-                    device.redis.add(OUT, &fields([("n", n.to_string())])).await;
-                }
-            }
-        };
-        tokio::join!(feeding, during);
-        count
-    }
-
-    /// Checks that an entry down is delivered by its hint, and that no ledger has a loss.
-    async fn check_after(&self, asked: usize, what: &str) {
-        for client in CLIENTS {
-            let key = key_of(&self.cluster.url(), client, "out").await;
-            let owner = self.cluster.owner(&key, asked).await.expect("the slot has an owner");
-            let device = &self.devices[client].redis;
-            let before = device.length(DEVICE_IN).await;
-            self.cluster.nodes[owner].add(&key, &fields([("n", "0")])).await;
-            eventually(&format!("{what}: down to {client}"), Duration::from_secs(1), async || {
-                match device.length(DEVICE_IN).await > before {
-                    true => Ok(()),
-                    false => Err("it is not there"),
-                }
-            })
-            .await;
-            let ledger = key_of(&self.cluster.url(), client, "lost").await;
-            assert_eq!(self.cluster.nodes[owner].length(&ledger).await, 0, "{what}: {client}");
-            let lost = self.devices[client].redis.length("spoke-agent:lost:x").await;
-            assert_eq!(lost, 0, "{what}: {client}");
-        }
-    }
-
-    /// Checks what an operator sees while some partitions are down: all that is there, within two seconds.
-    async fn check_views(&self, fault: Fault) {
-        let what = format!("{fault:?}");
-        let begun = Instant::now();
-        let listed = hub_command(&self.cluster.url(), &["clients"]).await;
-        assert!(listed.stdout.contains("not answer"), "{what}: {listed:?}");
-        let took = [("clients", begun.elapsed())];
-        let begun = Instant::now();
-        let admin = self.cloud.hub.admin();
-        let page = admin.get("/").await;
-        assert_eq!(page.status, 200, "{what}: {page:?}");
-        let took = [took[0], ("page", begun.elapsed())];
-        for (view, took) in took {
-            assert!(took < Duration::from_secs(2), "{what}: {view} took {took:?}");
-        }
-        // One that hangs is known to be down a little later.
-        if fault == Fault::Killed {
-            let metrics = admin.get("/metrics").await.text;
-            let down = metrics.lines().find(|line| line.starts_with("spoke_hub_partitions_down "));
-            assert!(down.is_some_and(|line| !line.ends_with(" 0")), "{what}: {down:?}");
-        }
-        assert_eq!(admin.get("/readyz").await.status, 200, "{what}: other clients are served");
+        .await;
+        let ledger = fleet.key_of(client, "lost").await;
+        assert_eq!(fleet.cluster.nodes[owner].length(&ledger).await, 0, "{what}: {client}");
+        let lost = fleet.devices[client].redis.length("spoke-agent:lost:x").await;
+        assert_eq!(lost, 0, "{what}: {client}");
     }
 }
 
-/// The milliseconds of an ID.
-fn ms(id: &str) -> u64 {
-    id.split('-').next().and_then(|ms| ms.parse().ok()).expect("an ID")
-}
-
-async fn hub_command(url: &str, words: &[&str]) -> Finished {
-    let start = Start::with(words)
-        .variable("SPOKE_HUB_REDIS", url)
-        .variable("SPOKE_HUB_PARTITIONS", PARTITIONS)
-        .variable("SPOKE_HUB_AUTH_KEY_PREFIX", "{spoke-auth}");
-    run(&path_of("spoke-hub"), &start).await
-}
-
-/// A key of a client, as `spoke-hub key` prints it.
-async fn key_of(url: &str, client: &str, name: &str) -> String {
-    let printed = hub_command(url, &["key", client]).await.done().stdout;
-    let mut lines = printed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let line = lines.find(|line| line.first() == Some(&name));
-    line.unwrap_or_else(|| panic!("no {name} in {printed}"))[1].to_owned()
+/// Checks what an operator sees while some partitions are down: all that is there, within two seconds.
+async fn check_views(fleet: &Fleet, fault: Fault) {
+    let what = format!("{fault:?}");
+    let begun = Instant::now();
+    let listed = fleet.hub_command(&["clients"]).await;
+    assert!(listed.stdout.contains("not answer"), "{what}: {listed:?}");
+    let took = [("clients", begun.elapsed())];
+    let begun = Instant::now();
+    let admin = fleet.cloud.hub.admin();
+    let page = admin.get("/").await;
+    assert_eq!(page.status, 200, "{what}: {page:?}");
+    let took = [took[0], ("page", begun.elapsed())];
+    for (view, took) in took {
+        assert!(took < Duration::from_secs(2), "{what}: {view} took {took:?}");
+    }
+    // One that hangs is known to be down a little later.
+    if fault == Fault::Killed {
+        let metrics = admin.get("/metrics").await.text;
+        let down = metrics.lines().find(|line| line.starts_with("spoke_hub_partitions_down "));
+        assert!(down.is_some_and(|line| !line.ends_with(" 0")), "{what}: {down:?}");
+    }
+    assert_eq!(admin.get("/readyz").await.status, 200, "{what}: other clients are served");
 }
 
 fn p99(latencies: &[Duration]) -> Duration {
@@ -226,22 +122,21 @@ async fn clients_of_other_primaries_do_not_notice_when_one_is_lost_and_its_own_l
         if fault == Fault::Killed {
             fleet.cluster.nodes[old].kill9();
         }
-        let last = fleet
-            .feed(Duration::from_secs(8), async {
-                match fault {
-                    Fault::Killed => {}
-                    Fault::Hung => fleet.cluster.nodes[old].pause(),
-                    Fault::FailedOver => {
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                        fleet.cluster.fail_over(replica).await;
-                    }
+        let last = feed(&fleet, Duration::from_secs(8), async {
+            match fault {
+                Fault::Killed => {}
+                Fault::Hung => fleet.cluster.nodes[old].pause(),
+                Fault::FailedOver => {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    fleet.cluster.fail_over(replica).await;
                 }
-                if fault != Fault::FailedOver {
-                    tokio::time::sleep(Duration::from_millis(1200)).await;
-                    fleet.check_views(fault).await;
-                }
-            })
-            .await;
+            }
+            if fault != Fault::FailedOver {
+                tokio::time::sleep(Duration::from_millis(1200)).await;
+                check_views(&fleet, fault).await;
+            }
+        })
+        .await;
 
         for client in CLIENTS {
             let took = fleet.wait_for(client, last, BACK + AGENT_WAIT, &what).await;
@@ -256,7 +151,7 @@ async fn clients_of_other_primaries_do_not_notice_when_one_is_lost_and_its_own_l
                 (true, _) => assert!(longest <= BACK + AGENT_WAIT, "{what}: {client}: {longest:?}"),
             }
         }
-        fleet.check_after(replica, &what).await;
+        check_after(&fleet, &what).await;
     }
 }
 
@@ -264,7 +159,7 @@ async fn clients_of_other_primaries_do_not_notice_when_one_is_lost_and_its_own_l
 async fn nodes_join_and_leave_while_entries_are_carried() {
     let mut fleet = Fleet::start(Cluster::start().await).await;
     let added = fleet.cluster.add_node().await;
-    let last = fleet.feed(Duration::from_secs(20), fleet.cluster.rebalance()).await;
+    let last = feed(&fleet, Duration::from_secs(20), fleet.cluster.rebalance()).await;
     let mut moved = 0;
     for client in CLIENTS {
         let took = fleet.wait_for(client, last, AGENT_WAIT, "joined").await;
@@ -273,7 +168,7 @@ async fn nodes_join_and_leave_while_entries_are_carried() {
         assert!(longest(&took) <= PAUSE, "{client}: {:?}", longest(&took));
     }
     println!("{moved} clients moved to the new node");
-    fleet.check_after(0, "joined").await;
+    check_after(&fleet, "joined").await;
 }
 
 #[tokio::test]
@@ -287,16 +182,16 @@ async fn without_a_majority_of_primaries_writes_stop_visibly_and_go_on_by_themse
         if answer.status == 503 { Ok(()) } else { Err(answer) }
     })
     .await;
-    let checked = hub_command(&fleet.cluster.url(), &["check"]).await;
+    let checked = fleet.hub_command(&["check"]).await;
     assert!(checked.stdout.contains("fail  redis: "), "{checked:?}");
-    let last = fleet.feed(Duration::from_secs(1), async {}).await;
+    let last = feed(&fleet, Duration::from_secs(1), async {}).await;
     for at in gone {
         fleet.cluster.nodes[at].restart().await;
     }
     for client in CLIENTS {
         fleet.wait_for(client, last, PATIENCE, "after a majority is back").await;
     }
-    fleet.check_after(0, "after a majority is back").await;
+    check_after(&fleet, "after a majority is back").await;
 }
 
 #[tokio::test]
