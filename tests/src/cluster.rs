@@ -17,6 +17,8 @@ use crate::{
 /// How long a node is silent until the others take it for failed, in ms.
 pub const NODE_TIMEOUT_MS: u64 = 2000;
 const SLOTS: u16 = 16384;
+/// One for each of the primaries at the start.
+const REPLICAS: usize = 3;
 /// How long a node that runs takes to answer at most.
 const SILENCE: Duration = Duration::from_millis(500);
 
@@ -129,13 +131,17 @@ impl Cluster {
             eventually("each node to know all others and their slots", within, async || {
                 let mut connection = connect(node.port()).await.ok_or("it does not answer")?;
                 let mut asked = pipe();
-                asked.cmd("CLUSTER").arg("INFO").cmd("INFO").arg("replication");
-                let told: RedisResult<(String, String)> = asked.query_async(&mut connection).await;
-                let (info, replication) = told.map_err(|error| error.to_string())?;
+                asked.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("NODES");
+                asked.cmd("INFO").arg("replication");
+                let told: RedisResult<(String, String, String)> =
+                    asked.query_async(&mut connection).await;
+                let (info, nodes, replication) = told.map_err(|error| error.to_string())?;
+                let replicas = nodes.lines().filter(|line| line.contains("slave")).count();
                 let is_synced =
                     replication.contains("role:master") || replication.contains("link_status:up");
                 let words = ["cluster_state:ok", "cluster_slots_ok:16384", &known];
-                match is_synced && words.iter().all(|word| info.contains(word)) {
+                let has_replicas = replicas == REPLICAS;
+                match is_synced && has_replicas && words.iter().all(|word| info.contains(word)) {
                     true => Ok(()),
                     false => Err(info),
                 }

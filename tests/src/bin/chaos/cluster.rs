@@ -92,9 +92,13 @@ pub(crate) async fn run(seed: u64, time: Duration) -> ClusterOutcome {
         // It panics with the numbers if one is missing, doubled or out of order.
         fleet.wait_for(client, last, SETTLING, "all entries up").await;
         let ledger = fleet.key_of(client, "lost").await;
-        let lines = fleet.cluster.read(&ledger).await.map_or(0, |lines| lines.len());
-        if lines > 0 {
-            outcome.problems.push(format!("{client}: {lines} lines in {ledger}"));
+        // What the cluster forgot of an out stream is in the ledger, too.
+        for line in fleet.cluster.read(&ledger).await.unwrap_or_default() {
+            let text = |name| line.text(name).unwrap_or_default();
+            if text("client") == client && text("direction") == "up" {
+                let (cause, count) = (text("cause"), text("count"));
+                outcome.problems.push(format!("{client}: {count} lost up: {cause}"));
+            }
         }
     }
     for (client, stream) in CLIENTS.into_iter().zip(&outbound) {
