@@ -17,8 +17,8 @@ use crate::{
 /// How long a node is silent until the others take it for failed, in ms.
 pub const NODE_TIMEOUT_MS: u64 = 2000;
 const SLOTS: u16 = 16384;
-/// One for each of the primaries at the start.
-const REPLICAS: usize = 3;
+/// The primaries at the start.
+const PRIMARIES: usize = 3;
 /// How long a node that runs takes to answer at most.
 const SILENCE: Duration = Duration::from_millis(500);
 
@@ -26,6 +26,7 @@ const SILENCE: Duration = Duration::from_millis(500);
 pub struct Cluster {
     /// The primaries at the start come first.
     pub nodes: Vec<RedisServer>,
+    replicas: usize,
 }
 
 /// A node, for a person.
@@ -88,7 +89,15 @@ impl Cluster {
     /// # Panics
     /// If one does not start.
     pub async fn start() -> Self {
-        Self::start_as(ClusterConf::Tested).await
+        Self::start_as(ClusterConf::Tested, 1).await
+    }
+
+    /// The same with this many replicas of each primary.
+    ///
+    /// # Panics
+    /// If one does not start.
+    pub async fn start_with_replicas(replicas: usize) -> Self {
+        Self::start_as(ClusterConf::Tested, replicas).await
     }
 
     /// The same with the shipped settings of a cluster. A primary takes writes without a replica, since each has one only.
@@ -96,21 +105,22 @@ impl Cluster {
     /// # Panics
     /// If one does not start.
     pub async fn start_shipped() -> Self {
-        Self::start_as(ClusterConf::Shipped).await
+        Self::start_as(ClusterConf::Shipped, 1).await
     }
 
-    async fn start_as(conf: ClusterConf) -> Self {
+    async fn start_as(conf: ClusterConf, replicas: usize) -> Self {
         let mut nodes = Vec::new();
-        for _ in 0..6 {
+        for _ in 0..PRIMARIES * (1 + replicas) {
             nodes.push(start_node(conf).await);
         }
         let addresses: Vec<_> =
             nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
         let mut arguments = vec!["--cluster", "create"];
         arguments.extend(addresses.iter().map(String::as_str));
-        arguments.extend(["--cluster-replicas", "1", "--cluster-yes"]);
+        let each = replicas.to_string();
+        arguments.extend(["--cluster-replicas", &each, "--cluster-yes"]);
         run(Path::new("redis-cli"), &Start::with(&arguments)).await.done();
-        let mut cluster = Self { nodes };
+        let mut cluster = Self { nodes, replicas: PRIMARIES * replicas };
         cluster.wait_until_whole(PATIENCE).await;
         let mut roles = Vec::new();
         for node in &cluster.nodes {
@@ -140,7 +150,7 @@ impl Cluster {
                 let is_synced =
                     replication.contains("role:master") || replication.contains("link_status:up");
                 let words = ["cluster_state:ok", "cluster_slots_ok:16384", &known];
-                let has_replicas = replicas == REPLICAS;
+                let has_replicas = replicas == self.replicas;
                 match is_synced && has_replicas && words.iter().all(|word| info.contains(word)) {
                     true => Ok(()),
                     false => Err(info),

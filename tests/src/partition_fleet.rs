@@ -38,9 +38,18 @@ impl PartitionFleet {
     /// # Panics
     /// If a part of it does not start.
     pub async fn start(cluster: Cluster) -> Self {
+        Self::start_at(cluster, "memory").await
+    }
+
+    /// The same with an acknowledgement level of the hub.
+    ///
+    /// # Panics
+    /// If a part of it does not start.
+    pub async fn start_at(cluster: Cluster, ack: &str) -> Self {
         let url = cluster.url();
         let hub = [
             ("redis", url.as_str()),
+            ("ack", ack),
             ("partitions", PARTITIONS),
             ("auth_key_prefix", "{spoke-auth}"),
         ];

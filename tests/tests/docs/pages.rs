@@ -27,6 +27,7 @@ mod frames;
 mod golden;
 mod links;
 mod page;
+mod partitions;
 mod run;
 mod settings;
 mod shown;
@@ -53,19 +54,21 @@ const PROGRAMS: [&str; 4] = ["sh", "python", "javascript", "rust"];
 /// Words that may follow a language.
 const WORDS: [&str; 6] = ["device", "cloud", "background", "eventually", "agent-stopped", "root"];
 
-/// Documents that are run, each with its own test below.
-const RUN: [&str; 6] = [
+/// Documents that are run, each with its own test below, or in the module of its name.
+const RUN: [&str; 7] = [
     "README.md",
     "docs/install.md",
     "docs/operate.md",
+    "docs/partitions.md",
     "docs/protocol.md",
     "docs/publish-and-consume.md",
     "docs/security.md",
 ];
 
 /// Commands without a machine, since they run in the repository, and the file that runs them.
-const ELSEWHERE: [(&str, &str); 2] = [
+const ELSEWHERE: [(&str, &str); 3] = [
     ("make demo", "tests/tests/e2e/demo.rs"),
+    ("make cluster", "tests/tests/e2e/cluster_demo.rs"),
     // `make bench` runs the same command and builds more.
     ("cargo build --release -p spoke-agent -p spoke-hub -p spoke-auth", "Makefile"),
 ];

@@ -3,6 +3,7 @@
 mod carry;
 mod client_rate;
 mod dead_letters;
+mod cluster_demo;
 mod demo;
 mod duplicate_identity;
 mod fleet;

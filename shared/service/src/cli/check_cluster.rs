@@ -28,10 +28,10 @@ pub async fn of_cluster(setting: &'static str, redis: &Redis, level: AckLevel) -
 
 /// Checks that the clients of this many partitions can be written to.
 pub async fn of_writes(setting: &'static str, redis: &Redis, partitions: usize) -> Option<Check> {
-    let error = ready(redis).await.err()?;
+    let problem = ready(redis).await.err()?;
     let finding = match partitions {
-        1 => format!("write failed: {error}"),
-        count => format!("writes to {count} partitions failed: {error}"),
+        1 => format!("write failed: {problem}"),
+        count => format!("writes to {count} partitions failed: {problem}"),
     };
     Some(Check::fail(setting, finding, "start the missing nodes of the cluster"))
 }

@@ -1,7 +1,10 @@
 //! A hub whose clients are in partitions on all primaries of a Redis Cluster: what one primary cannot do stops no client
 //! of another, and slots and nodes come and go while entries are carried.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use spoke_tests::{
     binaries::path_of,
@@ -22,18 +25,30 @@ const BACK: Duration = Duration::from_millis(NODE_TIMEOUT_MS + 4000);
 const AGENT_WAIT: Duration = Duration::from_secs(5);
 /// The pause of a failover that an operator requests, and of a slot that is moved.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The p99 while a replica hangs.
+const UNNOTICED: Duration = Duration::from_millis(50);
 /// The p99 of the clients of other primaries.
 const OTHERS: Duration = Duration::from_millis(100);
 
 /// Adds entries to all devices for this long while `during` runs. Returns the last number.
 async fn feed(fleet: &Fleet, time: Duration, during: impl Future<Output = ()>) -> usize {
+    feed_from(fleet, 0, time, during).await
+}
+
+/// The same with numbers after `last`. Returns how many.
+async fn feed_from(
+    fleet: &Fleet,
+    last: usize,
+    time: Duration,
+    during: impl Future<Output = ()>,
+) -> usize {
     let count = (time.as_millis() / EVERY.as_millis()) as usize;
     let feeding = async {
         let mut ticks = tokio::time::interval(EVERY);
         for n in 1..=count {
             ticks.tick().await;
             for device in fleet.devices.values() {
-                device.redis.add(OUT, &fields([("n", n.to_string())])).await;
+                device.redis.add(OUT, &fields([("n", (last + n).to_string())])).await;
             }
         }
     };
@@ -153,6 +168,65 @@ async fn clients_of_other_primaries_do_not_notice_when_one_is_lost_and_its_own_l
         }
         check_after(&fleet, &what).await;
     }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_replica_that_hangs() {
+    let fleet = Fleet::start(Cluster::start().await).await;
+    let replica = fleet.cluster.replica_of(fleet.owner("dev1", 0).await).await;
+    let last = feed(&fleet, Duration::from_secs(4), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        fleet.cluster.nodes[replica].pause();
+    })
+    .await;
+    for client in CLIENTS {
+        let took = fleet.wait_for(client, last, AGENT_WAIT, "a hung replica").await;
+        let (p99, longest) = (p99(&took), longest(&took));
+        println!("{client}: p99 {p99:?}, longest {longest:?}");
+        assert!(p99 <= UNNOTICED, "{client}: {p99:?}");
+    }
+}
+
+#[tokio::test]
+async fn at_the_level_of_all_replicas_no_acknowledged_entry_is_forgotten() {
+    let mut fleet = Fleet::start_at(Cluster::start_with_replicas(2).await, "replicas:2").await;
+    let old = fleet.owner("dev1", 0).await;
+    let before = feed(&fleet, Duration::from_secs(2), async {}).await;
+    // What is acknowledged now has the same ID after the failover: it was not sent again.
+    let mut acknowledged = BTreeMap::new();
+    for client in CLIENTS {
+        let state = fleet.devices[client].redis.hash("spoke-agent:state:h").await;
+        let acked = state.get("out_acked").cloned().unwrap_or_default();
+        let acked = acked.split(' ').next().unwrap_or_default().to_owned();
+        let entries = fleet.cluster.read(&fleet.inbound[client]).await.expect("it answers");
+        let of_client =
+            entries.into_iter().filter(|it| it.text("client").as_deref() == Some(client));
+        let until =
+            of_client.take_while(|it| id(&it.text("seq").unwrap_or_default()) <= id(&acked));
+        acknowledged.insert(client, until.map(|it| it.id).collect::<Vec<_>>());
+    }
+    let count: usize = acknowledged.values().map(Vec::len).sum();
+    assert!(count > CLIENTS.len() * before / 2, "{count} of {before} each are acknowledged");
+    fleet.cluster.nodes[old].kill9();
+    let last = before + feed_from(&fleet, before, Duration::from_secs(6), async {}).await;
+    // The promoted one has one replica left, so its clients wait for the other.
+    fleet.cluster.nodes[old].restart().await;
+    for client in CLIENTS {
+        let took = fleet.wait_for(client, last, BACK + AGENT_WAIT, "replicas:2").await;
+        println!("{client}: p99 {:?}, longest {:?}", p99(&took), longest(&took));
+        let entries = fleet.cluster.read(&fleet.inbound[client]).await.expect("it answers");
+        let ids: Vec<_> = entries.into_iter().map(|entry| entry.id).collect();
+        let forgotten: Vec<_> =
+            acknowledged[client].iter().filter(|id| !ids.contains(id)).collect();
+        assert!(forgotten.is_empty(), "{client}: {forgotten:?}");
+    }
+    check_after(&fleet, "replicas:2").await;
+}
+
+/// The parts of an ID.
+fn id(text: &str) -> (u64, u64) {
+    let (ms, n) = text.split_once('-').unwrap_or(("0", "0"));
+    (ms.parse().unwrap_or(0), n.parse().unwrap_or(0))
 }
 
 #[tokio::test]
