@@ -108,6 +108,28 @@ impl Cluster {
         Self::start_as(ClusterConf::Shipped, 1).await
     }
 
+    /// Starts this number of primaries without replicas, each with an equal share of the slots.
+    ///
+    /// # Panics
+    /// If one does not start.
+    pub async fn start_primaries(count: usize) -> Self {
+        let mut nodes = Vec::new();
+        for at in 0..count {
+            let node = start_node(ClusterConf::Tested).await;
+            let bound = |at: usize| (at * usize::from(SLOTS) / count).to_string();
+            let last = (bound(at + 1).parse::<usize>().expect("a number") - 1).to_string();
+            node.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", &bound(at), &last]).await;
+            nodes.push(node);
+        }
+        let cluster = Self { nodes, replicas: 0 };
+        for node in &cluster.nodes[1..] {
+            let port = node.port().to_string();
+            cluster.nodes[0].command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &port]).await;
+        }
+        cluster.wait_until_whole(PATIENCE).await;
+        cluster
+    }
+
     async fn start_as(conf: ClusterConf, replicas: usize) -> Self {
         let mut nodes = Vec::new();
         for _ in 0..PRIMARIES * (1 + replicas) {
@@ -246,7 +268,7 @@ impl Cluster {
 
     /// The URL for clients: the first three nodes.
     pub fn url(&self) -> String {
-        let hosts = self.nodes[..3].iter().map(|node| format!("127.0.0.1:{}", node.port()));
+        let hosts = self.nodes.iter().take(3).map(|node| format!("127.0.0.1:{}", node.port()));
         format!("redis+cluster://{}", hosts.collect::<Vec<_>>().join(","))
     }
 

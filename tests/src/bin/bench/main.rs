@@ -83,6 +83,8 @@ enum Group {
     Agent,
     /// A thousand clients that each publish a little, and more, compared with the peers
     FanIn,
+    /// The cost of an entry on one, two and three primaries of a cluster, compared with one Redis
+    Partitions,
     /// Ten thousand idle clients
     Idle,
     /// An entry for one client of many
@@ -182,6 +184,7 @@ async fn measure(group: Group, options: &Options) -> Vec<Figure> {
         Group::Wire => wire::measure(options).await,
         Group::Agent => agent::measure(options).await,
         Group::FanIn => fleet::fan_in(options).await,
+        Group::Partitions => fleet::fan_in::partitions::measure(options).await,
         Group::Idle => fleet::idle(options).await,
         Group::Wake => fleet::wake(options).await,
         Group::Storm => fleet::storm(options).await,

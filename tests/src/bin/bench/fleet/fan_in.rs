@@ -9,6 +9,7 @@ mod backlog;
 mod connection;
 mod curves;
 mod load_process;
+pub(crate) mod partitions;
 pub(crate) mod loader;
 mod plot;
 mod poller;

@@ -10,6 +10,7 @@ use spoke_store::session_tokens::{CLIENT_FIELD, client_key, digest, session_key}
 use spoke_tests::{
     certificates::Certificates,
     cloud::now_ms,
+    cluster::Cluster,
     redis::{RedisServer, free_port},
     service::{Kind, Service},
     wait::eventually,
@@ -42,7 +43,10 @@ pub(super) struct Stand {
     /// Declared before what they connect to, so that they are dropped first.
     players: Vec<Player>,
     pub(super) hub: Service,
+    /// The Redis of the streams, or only of auth's sessions if there is a cluster.
     pub(super) cloud: RedisServer,
+    /// The nodes with the partitions, if it is not one Redis.
+    pub(super) cluster: Option<Cluster>,
     pub(super) devices: RedisServer,
     /// The seed of the clients' tokens.
     pub(super) seed: u64,
@@ -68,6 +72,14 @@ impl Stand {
     /// # Panics
     /// If a part of it does not start.
     pub(super) async fn start(security: Security) -> Self {
+        Self::start_on(security, None).await
+    }
+
+    /// The same with the streams in the partitions of a cluster.
+    ///
+    /// # Panics
+    /// If a part of it does not start.
+    pub(super) async fn start_on(security: Security, cluster: Option<(Cluster, u16)>) -> Self {
         raise_file_limit();
         let folder = tempfile::Builder::new().prefix("spoke-fleet-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
@@ -81,14 +93,21 @@ impl Stand {
         }
         let cloud = RedisServer::start_with(&REDIS).await;
         let devices = RedisServer::start_with(&REDIS).await;
-        let hub = Service::start(Kind::Hub, &cloud.url(), &settings, folder.path()).await;
+        let (auth_redis, partitions) =
+            (cloud.url(), cluster.as_ref().map_or(1, |(_, count)| *count).to_string());
+        let cluster = cluster.map(|(cluster, _)| cluster);
+        let redis = cluster.as_ref().map_or_else(|| cloud.url(), Cluster::url);
+        if cluster.is_some() {
+            settings.extend([("auth_redis", auth_redis.as_str()), ("partitions", &partitions)]);
+        }
+        let hub = Service::start(Kind::Hub, &redis, &settings, folder.path()).await;
         hub.ready().await;
         let ca_file = match security {
             Security::Plain => None,
             Security::Tls => Some(certificates.ca_file),
         };
         let (players, seed) = (Vec::new(), rand::random());
-        Self { players, hub, cloud, devices, seed, clients: 0, ca_file, _folder: folder }
+        Self { players, hub, cloud, cluster, devices, seed, clients: 0, ca_file, _folder: folder }
     }
 
     /// Starts clients up to this number, and waits until all are connected.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use redis::{Value, cmd};
 use serde_json::{Value as Json, json};
 use spoke_tests::{
-    cloud::IN,
+    cluster::Cluster,
     entries::{Stored, stored},
     process::Process,
     redis::{RedisServer, free_port},
@@ -25,6 +25,8 @@ use crate::{
 
 /// The stream of NATS.
 const STREAM: &str = "BENCH";
+/// The partitions of a cluster.
+pub(super) const PARTITIONS: u16 = 16;
 /// Entries of one read.
 const READ: usize = 1000;
 
@@ -32,6 +34,8 @@ const READ: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum System {
     Spoke,
+    /// Spoke on this number of primaries of a cluster.
+    Partitioned(usize),
     /// By its program.
     Nats(PathBuf),
     Mosquitto(PathBuf),
@@ -48,6 +52,7 @@ impl System {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Spoke => "Spoke",
+            Self::Partitioned(_) => "Spoke on a cluster",
             Self::Nats(_) => "NATS",
             Self::Mosquitto(_) => "Mosquitto",
         }
@@ -64,6 +69,12 @@ impl System {
         match self {
             Self::Spoke => {
                 let stand = Stand::start(Security::Plain).await;
+                stand.admit(0..clients).await;
+                Servers::Spoke(Box::new(stand))
+            }
+            Self::Partitioned(primaries) => {
+                let cluster = Cluster::start_primaries(*primaries).await;
+                let stand = Stand::start_on(Security::Plain, Some((cluster, PARTITIONS))).await;
                 stand.admit(0..clients).await;
                 Servers::Spoke(Box::new(stand))
             }
@@ -113,7 +124,10 @@ impl Servers {
     pub(super) fn processes(&mut self) -> Vec<(&'static str, u32)> {
         match self {
             Self::Spoke(stand) => {
-                vec![("hub", stand.hub.process().pid()), ("hub's Redis", stand.cloud.pid())]
+                let nodes = stand.cluster.iter().flat_map(|cluster| &cluster.nodes);
+                let nodes = nodes.map(|node| ("node", node.pid()));
+                let own = [("hub", stand.hub.process().pid()), ("hub's Redis", stand.cloud.pid())];
+                own.into_iter().chain(nodes).collect()
             }
             Self::Peer { process, .. } => vec![("server", process.pid())],
         }
@@ -125,7 +139,18 @@ impl Servers {
     /// If it lacks one that it acknowledged, or has another or one twice.
     pub(super) async fn carried(&self, clients: usize, found: &LoadResult) -> u64 {
         let counted = match self {
-            Self::Spoke(stand) => stored_by_hub(&stand.cloud, clients).await,
+            Self::Spoke(stand) => {
+                let redis = [&stand.cloud].into_iter();
+                let nodes = stand.cluster.iter().flat_map(|cluster| &cluster.nodes);
+                let (mut next, mut count) = (vec![0; clients], 0);
+                for redis in redis.chain(nodes) {
+                    let streams: Vec<String> = redis.command(&["KEYS", "spoke-hub:in:*"]).await;
+                    for stream in streams {
+                        count += stored_by_hub(redis, &stream, &mut next).await;
+                    }
+                }
+                count
+            }
             Self::Peer { protocol: Protocol::Mqtt, .. } => {
                 // What has not arrived within the loader's patience is late, not lost.
                 let (received, repeated) = found.subscribed.expect("MQTT has a subscriber");
@@ -148,24 +173,23 @@ fn stored_by_nats(port: u16) -> u64 {
     info["state"]["messages"].as_u64().expect("a stream reports its number of messages")
 }
 
-/// The number of entries in the hub's stream.
+/// The number of entries in one of the hub's streams.
 ///
 /// # Panics
 /// If one is missing before another of its client, is there twice, or is not what the client sent.
-async fn stored_by_hub(redis: &RedisServer, clients: usize) -> u64 {
-    let mut next = vec![0; clients];
+async fn stored_by_hub(redis: &RedisServer, stream: &str, next: &mut [u64]) -> u64 {
     let mut connection = redis.another_connection().await;
     let (mut after, mut count) = ("-".to_owned(), 0);
     loop {
         let mut read = cmd("XRANGE");
-        read.arg(IN).arg(&after).arg("+").arg("COUNT").arg(READ);
+        read.arg(stream).arg(&after).arg("+").arg("COUNT").arg(READ);
         let page: Value = read.query_async(&mut connection).await.expect("redis answers");
         let page = stored(page);
         let Some(last) = page.last() else { break };
         after = format!("({}", last.id);
         count += page.len() as u64;
         for entry in &page {
-            check(entry, &mut next);
+            check(entry, next);
         }
     }
     count
