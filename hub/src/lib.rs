@@ -77,8 +77,8 @@ pub async fn run(daemon: Daemon<HubConfig>) -> anyhow::Result<()> {
         }
         None => store.all()[0].redis.clone(),
     };
-    for partitions in store.by_server() {
-        ack_level::require_level(&partitions[0].redis, config.ack).await?;
+    for partition in store.one_per_server() {
+        ack_level::require_level(&partition.redis, config.ack).await?;
     }
     let is_checked = partitions::check(&store).await.map_err(partitions::refused)?;
     // The calls outlive the tasks that wait for them, so the shutdown does not track them.

@@ -141,20 +141,13 @@ impl HubPartitions {
     /// The problem of the last one, for a person.
     pub(crate) async fn ready(&self, config: &HubConfig) -> Result<(), String> {
         let mut problem = String::new();
-        for partitions in self.store.by_server() {
-            let Some(first) = partitions.first() else { continue };
-            match ready(&first.redis).await {
-                Ok(()) => {
-                    let is_here = |it: &&HubPartition| {
-                        partitions.iter().any(|one| one.keys.probe() == it.keys().probe())
-                    };
-                    let mut here = self.each.iter().filter(is_here);
-                    let unmet = here.find_map(|it| it.writer.level_health().problem());
-                    match unmet {
-                        None => return Ok(()),
-                        Some(unmet) => problem = format!("ack is \"{}\", but {unmet}", config.ack),
-                    }
-                }
+        for numbers in self.store.by_server() {
+            let here: Vec<_> = numbers.into_iter().map(|number| &self.each[number]).collect();
+            let Some(first) = here.first() else { continue };
+            let unmet = || here.iter().find_map(|it| it.writer.level_health().problem());
+            match ready(first.redis()).await.map(|()| unmet()) {
+                Ok(None) => return Ok(()),
+                Ok(Some(unmet)) => problem = format!("ack is \"{}\", but {unmet}", config.ack),
                 Err(error) => problem = error,
             }
         }

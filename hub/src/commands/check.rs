@@ -22,14 +22,15 @@ pub(super) async fn run(
     found.extend(of_tls(&config.tls));
     let partitions = partitions::open(config)?;
     let _ = partitions.find_servers().await;
-    for server in partitions.by_server() {
+    for here in partitions.by_server() {
+        let redis = &partitions.all()[here[0]].redis;
         // The settings of a cluster are checked on each node.
-        if !server[0].redis.is_clustered() {
-            found.extend(of_redis("redis", &server[0].redis, ShippedConf::Hub).await);
+        if redis.is_clustered() {
+            found.extend(of_writes("redis", redis, here.len()).await);
         } else {
-            found.extend(of_writes("redis", &server[0].redis, server.len()).await);
+            found.extend(of_redis("redis", redis, ShippedConf::Hub).await);
         }
-        found.extend(of_hints("redis", &server[0].redis).await);
+        found.extend(of_hints("redis", redis).await);
     }
     found.extend(of_cluster("redis", &partitions.all()[0].redis, config.ack).await);
     if let Some(url) = &config.auth_redis {
@@ -38,8 +39,8 @@ pub(super) async fn run(
         found.extend(of_hints("auth_redis", &auth_redis).await);
     }
     found.extend(of_partitions(&partitions).await);
-    for server in partitions.by_server() {
-        found.push(of_level(config, &server[0].redis).await);
+    for partition in partitions.one_per_server() {
+        found.push(of_level(config, &partition.redis).await);
     }
     found.push(of_listener("listen", &config.listen, "spoke-hub").await);
     if !config.admin_listen.is_empty() {

@@ -121,8 +121,8 @@ pub async fn watch_partitions(
     }
     shutdown.spawn("partitions health", log_partitions(partitions.clone(), shutdown.token()));
     shutdown.spawn("redis primary", follow_primary(first.clone(), shutdown.token()));
-    for server in partitions.by_server() {
-        let redis = server[0].redis.clone();
+    for partition in partitions.one_per_server() {
+        let redis = partition.redis.clone();
         shutdown.spawn("redis preflight", warn_once(redis, setting, shutdown.clone()));
     }
     Ok(())

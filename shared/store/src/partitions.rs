@@ -107,17 +107,23 @@ impl Partitions {
         &self.each
     }
 
-    /// Returns the partitions of each server that has some.
-    pub fn by_server(&self) -> Vec<Vec<&Partition>> {
-        let mut servers: Vec<(Option<ServerAddress>, Vec<&Partition>)> = Vec::new();
-        for partition in self.each.iter() {
+    /// Returns the numbers of the partitions of each server that has some.
+    pub fn by_server(&self) -> Vec<Vec<usize>> {
+        let mut servers: Vec<(Option<ServerAddress>, Vec<usize>)> = Vec::new();
+        for (number, partition) in self.each.iter().enumerate() {
             let owner = partition.redis.slot_owner();
             match servers.iter_mut().find(|(server, _)| *server == owner) {
-                Some((_, those)) => those.push(partition),
-                None => servers.push((owner, vec![partition])),
+                Some((_, those)) => those.push(number),
+                None => servers.push((owner, vec![number])),
             }
         }
         servers.into_iter().map(|(_, those)| those).collect()
+    }
+
+    /// Returns one partition of each server that has some.
+    pub fn one_per_server(&self) -> Vec<&Partition> {
+        let servers = self.by_server();
+        servers.iter().filter_map(|numbers| self.each.get(*numbers.first()?)).collect()
     }
 
     /// Returns the memory of the server that has least room. One that does not answer is left out.
@@ -125,9 +131,8 @@ impl Partitions {
     /// # Errors
     /// [`StoreError`] if no server answers.
     pub async fn fullest(&self) -> Result<MemoryUsage, StoreError> {
-        let servers = self.by_server();
-        let first = servers.iter().filter_map(|partitions| partitions.first());
-        let looks = first.map(|it| it.view(MemoryUsage::query(&it.redis)));
+        let servers = self.one_per_server();
+        let looks = servers.iter().map(|it| it.view(MemoryUsage::query(&it.redis)));
         let (mut fullest, mut fault) = (None, None);
         for look in join_all(looks).await {
             match look {

@@ -109,7 +109,7 @@ pub struct DuplicateIdentities {
 /// [`StoreError`] if no server answers.
 pub async fn list_clients(partitions: &Partitions, now_ms: u64) -> Result<Fleet, StoreError> {
     let servers = partitions.by_server();
-    let looks = servers.iter().map(|server| list_server(partitions, server, now_ms));
+    let looks = servers.iter().map(|here| list_server(partitions, here, now_ms));
     let mut fleet = Fleet::default();
     let (mut missing, mut fault) = (0, None);
     for ServerFleet { rows, is_cut, missing: here, fault: error } in join_all(looks).await {
@@ -142,23 +142,22 @@ struct ServerFleet {
     fault: Option<StoreError>,
 }
 
-/// Lists the clients of some partitions, which one server has. After a failure it is not asked again.
-async fn list_server(partitions: &Partitions, here: &[&Partition], now_ms: u64) -> ServerFleet {
-    let Some(first) = here.first() else { return ServerFleet::default() };
-    let (names, is_cut) = match names(first).await {
-        Ok(names) => names,
-        Err(error) => {
-            let fault = Some(error);
-            return ServerFleet { missing: here.len(), fault, ..ServerFleet::default() };
+/// Lists the clients of the partitions with these numbers, which one server has. After a failure it is not asked again.
+async fn list_server(partitions: &Partitions, here: &[usize], now_ms: u64) -> ServerFleet {
+    let mut fleet = ServerFleet::default();
+    let mut by_partition = vec![Vec::new(); partitions.all().len()];
+    let Some(first) = here.first() else { return fleet };
+    match names(&partitions.all()[*first]).await {
+        Ok((names, is_cut)) => {
+            fleet.is_cut = is_cut;
+            names.into_iter().for_each(|name| by_partition[partitions.number_of(&name)].push(name));
         }
-    };
-    let mut by_partition: Vec<Vec<ClientId>> = vec![Vec::new(); partitions.all().len()];
-    names.into_iter().for_each(|name| by_partition[partitions.number_of(&name)].push(name));
-    let mut fleet = ServerFleet { is_cut, ..ServerFleet::default() };
-    for (done, partition) in here.iter().enumerate() {
-        let number = partitions.all().iter().position(|it| std::ptr::eq(it, *partition));
-        let names = number.map(|number| std::mem::take(&mut by_partition[number]));
-        match find_clients(partition, &names.unwrap_or_default(), now_ms).await {
+        Err(error) => {
+            return ServerFleet { missing: here.len(), fault: Some(error), ..fleet };
+        }
+    }
+    for (done, number) in here.iter().enumerate() {
+        match find_clients(&partitions.all()[*number], &by_partition[*number], now_ms).await {
             Ok(rows) => fleet.rows.extend(rows),
             Err(error) => {
                 return ServerFleet { missing: here.len() - done, fault: Some(error), ..fleet };
