@@ -120,9 +120,12 @@ deb-check: ## quick packages by lintian, then installed, used, upgraded, removed
 	@cargo build --workspace --bins
 	@scripts/check-debs
 
-check: setup fmt-check lint test chaos-ci siege-ci docs book deny units ## what CI runs: formatting, clippy, tests, chaos, siege, docs, book, dependency policy, units
+check: setup fmt-check lint test chaos-ci siege-ci docs book deny units kubernetes ## what CI runs: formatting, clippy, tests, chaos, siege, docs, book, dependency policy, units, manifests
 	@echo "check: all good"
 	@scripts/advisories
+
+kubernetes: ## the manifests in deploy/kubernetes, against the schemas of Kubernetes
+	@scripts/check-kubernetes
 
 # With the tests, so that features and with them all artefacts are those of the test run.
 build:

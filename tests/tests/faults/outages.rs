@@ -9,6 +9,7 @@ mod disk;
 mod exhausted;
 mod failover;
 mod health;
+mod moving;
 mod numbers;
 mod partitions;
 mod progress;
