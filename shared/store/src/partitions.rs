@@ -6,6 +6,7 @@
 use std::{
     io,
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 use crate::{
     MemoryUsage, Redis, RedisUrl, StoreError,
     keys::HubKeys,
-    limits::VIEW_TIMEOUT,
+    limits::{MEMORY_LOOK_TIMEOUT, VIEW_TIMEOUT},
     redis_url::ServerAddress,
     slots::{partition_tag, slot_of},
 };
@@ -54,9 +55,16 @@ impl Partition {
         if !self.redis.is_clustered() {
             return view.await;
         }
-        let late = || io::Error::new(io::ErrorKind::TimedOut, "no reply in time").into();
-        timeout(VIEW_TIMEOUT, view).await.unwrap_or_else(|_| Err(late()))
+        within(VIEW_TIMEOUT, view).await
     }
+}
+
+async fn within<T>(
+    limit: Duration,
+    view: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "no reply in time").into();
+    timeout(limit, view).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// The record has another number of partitions.
@@ -132,7 +140,10 @@ impl Partitions {
     /// [`StoreError`] if no server answers.
     pub async fn fullest(&self) -> Result<MemoryUsage, StoreError> {
         let servers = self.one_per_server();
-        let looks = servers.iter().map(|it| it.view(MemoryUsage::query(&it.redis)));
+        let looks = servers.iter().map(|it| {
+            let wait = if it.redis.is_clustered() { MEMORY_LOOK_TIMEOUT } else { Duration::MAX };
+            within(wait, MemoryUsage::query(&it.redis))
+        });
         let (mut fullest, mut fault) = (None, None);
         for look in join_all(looks).await {
             match look {

@@ -137,7 +137,8 @@ impl SharedPartitions {
         for shares in [vec![PARTITIONS], vec![PARTITIONS / 2; 2]] {
             let block = blocks(DOCUMENT).into_iter().find(|block| block.has("reader.py"));
             let mut block = block.expect("the document has the reader");
-            let (flush, working) = ("sys.stdout.flush()\n", format!("sys.stdout.flush(); {WORK}\n"));
+            let (flush, working) =
+                ("sys.stdout.flush()\n", format!("sys.stdout.flush(); {WORK}\n"));
             block.text = block.text.replace(flush, &working);
             assert!(block.text.contains(WORK), "{} works as before", block.place);
             shared.readers.push(begin(&shared.fleet.cluster, &block, &shared.output()));
