@@ -105,7 +105,7 @@ async fn run(arguments: Arguments) {
 /// Prints the nodes, and returns the position of the primary that has the keys of the client.
 async fn show_nodes(fleet: &Fleet) -> usize {
     let owner = fleet.cluster.live_owner(&fleet.inbound).await.expect("all slots have an owner");
-    println!("\n  {:<8} {:<10} {:<9} {}", "PORT", "PID", "ROLE", "SLOTS");
+    println!("\n  {:<8} {:<10} {:<9} SLOTS", "PORT", "PID", "ROLE");
     for (at, node) in fleet.cluster.summary().await.into_iter().enumerate() {
         let NodeSummary { port, pid, role, slots } = node;
         let keys = if at == owner { format!("  the keys of {CLIENT}") } else { String::new() };
