@@ -213,10 +213,8 @@ impl Partitions {
             }
         }
         if self.record.is_clustered() {
-            for partition in self.each.iter() {
-                // A partition that is down now waits a little longer when its slot is moved.
-                let _ = create_ledger(partition).await;
-            }
+            // A partition that is down now waits a little longer when its slot is moved, and delays no other.
+            join_all(self.each.iter().map(|it| it.view(create_ledger(it)))).await;
         }
         Ok(Ok(()))
     }
