@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use anyhow::Context;
+use futures_util::future::select_ok;
 use spoke_diagnostics::error_chain;
 use spoke_protocol::ClientId;
 use spoke_service::{Shutdown, config::ConfigError};
@@ -140,18 +141,17 @@ impl HubPartitions {
     /// # Errors
     /// The problem of the last one, for a person.
     pub(crate) async fn ready(&self, config: &HubConfig) -> Result<(), String> {
-        let mut problem = String::new();
-        for numbers in self.store.by_server() {
-            let here: Vec<_> = numbers.into_iter().map(|number| &self.each[number]).collect();
-            let Some(first) = here.first() else { continue };
-            let unmet = || here.iter().find_map(|it| it.writer.level_health().problem());
-            match ready(first.redis()).await.map(|()| unmet()) {
-                Ok(None) => return Ok(()),
-                Ok(Some(unmet)) => problem = format!("ack is \"{}\", but {unmet}", config.ack),
-                Err(error) => problem = error,
+        let servers = self.store.by_server();
+        let looks = servers.iter().map(async |numbers| {
+            let mut here = numbers.iter().map(|number| &self.each[*number]);
+            ready(self.each[numbers[0]].redis()).await?;
+            match here.find_map(|it| it.writer.level_health().problem()) {
+                None => Ok(()),
+                Some(unmet) => Err(format!("ack is \"{}\", but {unmet}", config.ack)),
             }
-        }
-        Err(problem)
+        });
+        // One that hangs delays no answer of another.
+        select_ok(looks.map(Box::pin)).await.map(drop)
     }
 }
 
