@@ -144,7 +144,10 @@ impl Redis {
     }
 
     /// Returns commands to be sent again, in one pipeline with ASKING before each if the slot is still on its way.
-    fn again<'a>(commands: impl IntoIterator<Item = &'a Cmd>, is_asking: bool) -> Pipeline {
+    pub(crate) fn again<'a>(
+        commands: impl IntoIterator<Item = &'a Cmd>,
+        is_asking: bool,
+    ) -> Pipeline {
         let mut pipeline = redis::pipe();
         for command in commands {
             if is_asking {

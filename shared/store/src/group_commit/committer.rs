@@ -220,7 +220,7 @@ impl Committer {
         groups.iter().for_each(|group| group.add_to(&mut pipeline, now_ms));
         let is_asking = connected.node.as_ref().is_some_and(|node| node.is_asking);
         if is_asking {
-            pipeline = asking(&pipeline);
+            pipeline = Redis::again(pipeline.cmd_iter(), true);
         }
         let barrier = connected.barrier;
         if let Some(barrier) = barrier {
@@ -326,13 +326,4 @@ impl Committer {
         append_call::load(&mut connection).await?;
         Ok(CommitConnection { connection, barrier, is_closed, generation, node })
     }
-}
-
-/// Returns the pipeline with ASKING before each command.
-fn asking(pipeline: &Pipeline) -> Pipeline {
-    let mut asking = Pipeline::with_capacity(2 * pipeline.len() + 1);
-    for command in pipeline.cmd_iter() {
-        asking.cmd("ASKING").add_command(command.clone());
-    }
-    asking
 }
