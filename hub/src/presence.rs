@@ -1,7 +1,11 @@
 //! Presence of this hub in Redis: refreshes its key, retries ends of sessions that Redis did not
 //! accept, and ends sessions superseded at another hub.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use spoke_diagnostics::{error_chain, unix_ms};
@@ -101,30 +105,35 @@ pub(crate) async fn handle_notifications(
     }
 }
 
-/// Checks these clients. Returns those to check again: after a failure, all others of the partition.
+/// Checks these clients, those of all partitions side by side. Returns those to check again.
 async fn check_each(hub: &HubState, due: BTreeSet<ClientId>) -> BTreeSet<ClientId> {
-    let (mut again, mut failed) = (BTreeSet::new(), Vec::<&HubPartition>::new());
+    let mut by_partition: BTreeMap<usize, Vec<ClientId>> = BTreeMap::new();
     for client in due {
-        let partition = hub.partitions.of(&client);
-        let is_failed = failed.iter().any(|other| std::ptr::eq(*other, partition));
-        let checked = match is_failed {
-            true => None,
-            false => Some(partition.store.view(check_newest(hub, &client)).await),
-        };
-        match checked {
-            Some(Ok(())) => continue,
-            Some(Err(error)) => {
-                debug!(
-                    error = error_chain(&error),
-                    "failed to query the newest session of a client; retrying"
-                );
-                failed.push(partition);
-            }
-            None => {}
-        }
-        again.insert(client);
+        by_partition.entry(hub.partitions.store().number_of(&client)).or_default().push(client);
     }
-    again
+    let checks = by_partition.into_iter().map(async |(number, clients)| {
+        let partition = &hub.partitions.all()[number];
+        check_until_failure(hub, partition, clients).await
+    });
+    join_all(checks).await.into_iter().flatten().collect()
+}
+
+/// Checks these clients of one partition. Returns those to check again: after a failure, all others.
+async fn check_until_failure(
+    hub: &HubState,
+    partition: &HubPartition,
+    clients: Vec<ClientId>,
+) -> Vec<ClientId> {
+    for (at, client) in clients.iter().enumerate() {
+        if let Err(error) = partition.store.view(check_newest(hub, client)).await {
+            debug!(
+                error = error_chain(&error),
+                "failed to query the newest session of a client; retrying"
+            );
+            return clients[at..].to_vec();
+        }
+    }
+    Vec::new()
 }
 
 async fn check_newest(hub: &HubState, client: &ClientId) -> Result<(), StoreError> {

@@ -5,8 +5,8 @@
 //! seconds before counts against it there: the clients that filled Redis recently wait first, and a
 //! quiet client passes at once.
 //!
-//! The fill level costs one `INFO memory` a second under load and none when idle. In between,
-//! admitted bytes count twice.
+//! The fill level costs one `INFO memory` a second for each partition under load and none when idle.
+//! In between, admitted bytes count twice.
 
 mod rate;
 mod throttle;
@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::limits::{RESERVE_PATIENCE, THROTTLE_POLL};
+use futures_util::future::join_all;
 use http::StatusCode;
 use spoke_diagnostics::{
     error_chain,
@@ -40,6 +40,7 @@ use self::{
     rate::{ClientRates, RateDecision},
     throttle::{ThrottleCause, ThrottleReport},
 };
+use crate::limits::{RESERVE_PATIENCE, THROTTLE_POLL};
 
 /// Longest sleep before the rate is checked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -49,14 +50,27 @@ pub(crate) struct RedisQuota {
     partitions: Partitions,
     /// Rate of a client for which auth has none.
     client_rate: EntryRate,
-    rates: Mutex<ClientRates>,
-    /// Start of the shortage and the throttled batches before it, while only the reserve is left.
-    short: Mutex<Option<(Instant, u64)>>,
-    is_querying: AtomicBool,
+    /// One for each partition: its Redis may be full while others have room.
+    each: Box<[PartitionQuota]>,
+    shortage: Mutex<Shortage>,
     held_back: Counter,
     refused: Counter,
     /// Clients that began to be throttled, by cause.
     throttled: CounterVec,
+}
+
+/// Rate limits of the clients of one partition.
+struct PartitionQuota {
+    rates: Mutex<ClientRates>,
+    is_querying: AtomicBool,
+}
+
+/// Partitions that have only the reserve left.
+#[derive(Default)]
+struct Shortage {
+    partitions: usize,
+    /// Its start and the throttled batches before it, while there are some.
+    begun: Option<(Instant, u64)>,
 }
 
 /// A client, and the rate that auth has for it.
@@ -82,12 +96,15 @@ impl RedisQuota {
         reserve: MemoryReserve,
     ) -> Self {
         let causes = [ThrottleCause::Rate, ThrottleCause::Memory];
+        let quota = |_: &Partition| PartitionQuota {
+            rates: Mutex::new(ClientRates::new(reserve, Instant::now())),
+            is_querying: AtomicBool::new(false),
+        };
         Self {
+            each: partitions.all().iter().map(quota).collect(),
             partitions,
             client_rate,
-            rates: Mutex::new(ClientRates::new(reserve, Instant::now())),
-            short: Mutex::default(),
-            is_querying: AtomicBool::new(false),
+            shortage: Mutex::default(),
             held_back: Counter::default(),
             refused: Counter::default(),
             throttled: CounterVec::new(causes.map(ThrottleCause::word)),
@@ -125,7 +142,7 @@ impl RedisQuota {
 
     /// Counts this batch if the client may add it now, and Redis need not be asked for its memory first.
     pub(crate) fn try_admit(&self, client: &RatedClient, load: BatchLoad) -> bool {
-        let is_due = self.lock().is_look_due(load, Instant::now());
+        let is_due = self.of(client).lock().is_look_due(load, Instant::now());
         !is_due && self.decide(client, load).is_none()
     }
 
@@ -140,15 +157,13 @@ impl RedisQuota {
 
     /// Writes the metrics.
     pub(crate) fn write(&self, page: &mut MetricsPage) {
-        let (is_short, throttled) = {
-            let rates = self.lock();
-            (rates.is_short(), rates.throttled())
-        };
+        let is_short = self.shortage().begun.is_some();
         let help = "1 while only the memory reserve of redis is left and clients are rate limited.";
         page.gauge("spoke_hub_reserve_reached", help, &u8::from(is_short));
         let name = "spoke_hub_throttled_clients";
         page.head("gauge", name, "Clients that are throttled now.");
-        for (cause, count) in throttled {
+        for cause in [ThrottleCause::Rate, ThrottleCause::Memory] {
+            let count: usize = self.each.iter().map(|it| it.lock().throttled(cause)).sum();
             page.sample(name, &[("cause", cause.word())], &count);
         }
         let help = "How often a client began to be throttled.";
@@ -166,28 +181,31 @@ impl RedisQuota {
                 () = shutdown.begun() => return,
                 () = tokio::time::sleep(THROTTLE_POLL) => {}
             }
-            let reports = self.lock().poll_reports(Instant::now());
-            for (client, report) in reports {
-                self.record_report(&client, report).await;
-            }
+            let now = Instant::now();
+            let reports: Vec<_> =
+                self.each.iter().flat_map(|it| it.lock().poll_reports(now)).collect();
+            // Side by side: a node that hangs delays no mark of another.
+            let marks = reports.iter().map(|(client, report)| self.record_report(client, *report));
+            join_all(marks).await;
         }
     }
 
     /// A mark that Redis did not accept is written again with the next report.
     async fn record_report(&self, client: &ClientId, report: ThrottleReport) {
-        let Partition { redis, keys } = self.partitions.of(client);
+        let partition = self.partitions.of(client);
+        let Partition { redis, keys } = partition;
         let recorded = match report {
             ThrottleReport::Throttled { cause, lasted } => {
                 let at_ms = unix_ms();
                 let since_ms = at_ms.saturating_sub(lasted.as_millis() as u64);
                 let mark = ThrottleMark { cause: cause.word().to_owned(), since_ms, at_ms };
-                throttle_mark::write(redis, keys, client, &mark).await
+                partition.view(throttle_mark::write(redis, keys, client, &mark)).await
             }
             ThrottleReport::Ended { lasted, is_unlogged } => {
                 if is_unlogged {
                     log_end(client, lasted);
                 }
-                throttle_mark::remove(redis, keys, client).await
+                partition.view(throttle_mark::remove(redis, keys, client)).await
             }
         };
         if let Err(error) = recorded {
@@ -200,20 +218,22 @@ impl RedisQuota {
 
     /// Returns the wait, or `None` if the batch is admitted and counted.
     async fn ask(&self, client: &RatedClient, load: BatchLoad) -> Option<BatchWait> {
-        let is_due = self.lock().is_look_due(load, Instant::now());
-        if is_due && !self.is_querying.swap(true, Ordering::AcqRel) {
-            let guard = UsageQueryGuard(&self.is_querying);
-            let looked = self.partitions.fullest().await;
-            self.handle_look(looked, Instant::now());
+        let quota = self.of(client);
+        let is_due = quota.lock().is_look_due(load, Instant::now());
+        if is_due && !quota.is_querying.swap(true, Ordering::AcqRel) {
+            let guard = UsageQueryGuard(&quota.is_querying);
+            let partition = self.partitions.of(&client.client);
+            let looked = partition.view(MemoryUsage::query(&partition.redis)).await;
+            self.handle_look(quota, looked, Instant::now());
             drop(guard);
         }
         self.decide(client, load)
     }
 
-    fn decide(&self, client: &RatedClient, load: BatchLoad) -> Option<BatchWait> {
-        let RatedClient { client, rate } = client;
+    fn decide(&self, rated: &RatedClient, load: BatchLoad) -> Option<BatchWait> {
+        let RatedClient { client, rate } = rated;
         let rate = rate.unwrap_or(self.client_rate);
-        let verdict = self.lock().handle_load(client, rate, load, Instant::now());
+        let verdict = self.of(rated).lock().handle_load(client, rate, load, Instant::now());
         match verdict {
             RateDecision::Go { was_held_for } => {
                 if let Some(held_for) = was_held_for {
@@ -238,7 +258,12 @@ impl RedisQuota {
         }
     }
 
-    fn handle_look(&self, looked: Result<MemoryUsage, StoreError>, now: Instant) {
+    fn handle_look(
+        &self,
+        quota: &PartitionQuota,
+        looked: Result<MemoryUsage, StoreError>,
+        now: Instant,
+    ) {
         let usage = match looked {
             Ok(usage) => usage,
             // A refused write logs the Redis error.
@@ -250,14 +275,23 @@ impl RedisQuota {
             }
         };
         let MemoryUsage { used, max } = usage;
-        let Some(is_short) = self.lock().handle_usage(usage, now) else { return };
+        let Some(is_short) = quota.lock().handle_usage(usage, now) else { return };
         let held_back = self.held_back.get();
-        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shortage = self.shortage();
         if is_short {
-            *short = Some((now, held_back));
-            let help = "raise maxmemory, trim streams or set in_max_len";
-            warn!(used, max, help, "redis is nearly full; clients are rate limited");
-        } else if let Some((since, before)) = short.take() {
+            shortage.partitions += 1;
+            if shortage.begun.is_none() {
+                shortage.begun = Some((now, held_back));
+                let help = "raise maxmemory, trim streams or set in_max_len";
+                warn!(used, max, help, "redis is nearly full; clients are rate limited");
+            }
+            return;
+        }
+        shortage.partitions -= 1;
+        if shortage.partitions > 0 {
+            return;
+        }
+        if let Some((since, before)) = shortage.begun.take() {
             let limited_for_seconds = now.duration_since(since).as_secs_f64();
             let count = held_back - before;
             info!(
@@ -267,6 +301,16 @@ impl RedisQuota {
         }
     }
 
+    fn of(&self, client: &RatedClient) -> &PartitionQuota {
+        &self.each[self.partitions.number_of(&client.client)]
+    }
+
+    fn shortage(&self) -> MutexGuard<'_, Shortage> {
+        self.shortage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PartitionQuota {
     fn lock(&self) -> MutexGuard<'_, ClientRates> {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }

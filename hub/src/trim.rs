@@ -78,13 +78,19 @@ async fn trim_what_is_read(hub: &HubState, partition: &HubPartition, is_held: &m
     let has_more = trimmed.has_more();
     let is_long = !has_more && is_too_long(&trimmed, max_len);
     let TrimmedRead { left, slowest_group, .. } = trimmed;
+    let stream = partition.keys().inbound();
     if is_long && !*is_held {
         let group = slowest_group.unwrap_or_else(|| "none".to_owned());
         let help = "read the stream with consumer groups and XACK, delete unused groups (XGROUP \
                     DESTROY), or set in_trim = \"all\"";
-        warn!(%group, length = left, max_len, help, "in stream exceeds in_max_len: unread entries are kept");
+        warn!(%group, stream, length = left, max_len, help, "in stream exceeds in_max_len: unread entries are kept");
     } else if *is_held && !is_long && !has_more {
-        info!(length = left, max_len, "unread entries no longer prevent trimming of the in stream");
+        info!(
+            stream,
+            length = left,
+            max_len,
+            "unread entries no longer prevent trimming of the in stream"
+        );
     }
     *is_held = is_long || (*is_held && has_more);
     has_more
@@ -101,9 +107,10 @@ async fn trim_all(hub: &HubState, partition: &HubPartition, unread: &mut UnreadT
     let trimmed = hub.store_result(trimmed).unwrap_or_default();
     hub.metrics.trimmed_unread.add(trimmed.unread);
     if let Some(count) = unread.handle(trimmed, Instant::now()) {
+        let stream = partition.keys().inbound();
         let help = "raise in_max_len or in_min_age_seconds, check the group's consumers, or set \
                     in_trim = \"read\"";
-        warn!(count, max_len, help, "unread entries trimmed from the in stream");
+        warn!(stream, count, max_len, help, "unread entries trimmed from the in stream");
     }
     trimmed.has_more()
 }

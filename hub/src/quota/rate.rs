@@ -101,10 +101,6 @@ impl ClientRates {
         }
     }
 
-    pub(super) fn is_short(&self) -> bool {
-        self.is_short
-    }
-
     /// Returns whether to query the memory usage: the interval has passed, or this batch may reach
     /// the reserve.
     pub(super) fn is_look_due(&self, load: BatchLoad, now: Instant) -> bool {
@@ -172,9 +168,9 @@ impl ClientRates {
         RateDecision::Go { was_held_for: self.throttled.handle_go(client, is_short, now) }
     }
 
-    /// Returns the number of throttled clients for each cause.
-    pub(super) fn throttled(&self) -> [(ThrottleCause, usize); 2] {
-        self.throttled.counts()
+    /// Returns the number of clients that are throttled for this cause.
+    pub(super) fn throttled(&self, cause: ThrottleCause) -> usize {
+        self.throttled.count(cause)
     }
 
     /// Returns what to record about throttled clients, and forgets those that no longer are.

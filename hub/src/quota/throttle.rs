@@ -95,10 +95,8 @@ impl ThrottledClients {
     }
 
     /// Returns the number of clients for each cause.
-    pub(super) fn counts(&self) -> [(ThrottleCause, usize); 2] {
-        [ThrottleCause::Rate, ThrottleCause::Memory].map(|cause| {
-            (cause, self.periods.values().filter(|period| period.cause == cause).count())
-        })
+    pub(super) fn count(&self, cause: ThrottleCause) -> usize {
+        self.periods.values().filter(|period| period.cause == cause).count()
     }
 
     /// Returns the reports that are due, each once.
@@ -155,7 +153,7 @@ mod tests {
             assert_eq!(throttled.handle_go(&client(), false, now), None);
         }
         assert_eq!((first, reports), (1, 4));
-        assert_eq!(throttled.counts()[0], (ThrottleCause::Rate, 1));
+        assert_eq!(throttled.count(ThrottleCause::Rate), 1);
         let after = now + THROTTLE_QUIET;
         let lasted = after.duration_since(begun);
         assert_eq!(throttled.handle_go(&client(), false, after), Some(lasted));
@@ -173,6 +171,7 @@ mod tests {
         let lasted = WAIT + THROTTLE_QUIET;
         let ended = ThrottleReport::Ended { lasted, is_unlogged: true };
         assert_eq!(throttled.poll_reports(now + lasted), [(client(), ended)]);
-        assert_eq!(throttled.counts(), [(ThrottleCause::Rate, 0), (ThrottleCause::Memory, 0)]);
+        assert_eq!(throttled.count(ThrottleCause::Rate), 0);
+        assert_eq!(throttled.count(ThrottleCause::Memory), 0);
     }
 }

@@ -164,8 +164,6 @@ pub const OPEN_TRIES_MAX: usize = 5;
 
 /// The timeout of one command of a view of a cluster: what answers is shown within two seconds.
 pub const VIEW_TIMEOUT: Duration = Duration::from_secs(1);
-/// The timeout of a look at the memory of a node of a cluster. A batch waits for it, also one for another node.
-pub const MEMORY_LOOK_TIMEOUT: Duration = Duration::from_millis(50);
 /// The maximum number of clients that one command lists: a millisecond or two, during which Redis serves no other
 /// client. Each takes a read of a hash and of a stream.
 pub const LIST_CLIENTS_MAX: usize = 50;

@@ -25,15 +25,6 @@ impl MemoryUsage {
         Ok(Self::of_info(&text))
     }
 
-    /// Returns the one of two that has less room, in proportion.
-    pub(super) fn fuller(self, other: Self) -> Self {
-        let (ours, theirs) = (
-            u128::from(self.used) * u128::from(other.max),
-            u128::from(other.used) * u128::from(self.max),
-        );
-        if other.max == 0 || (self.max > 0 && ours >= theirs) { self } else { other }
-    }
-
     /// Parses the text of `INFO memory`. A missing value is 0.
     fn of_info(info: &str) -> Self {
         let number = |name: &str| {
@@ -56,20 +47,5 @@ mod tests {
         let usage = MemoryUsage { used: 1_048_576, max: 300_000_000 };
         assert_eq!(MemoryUsage::of_info(info), usage);
         assert_eq!(MemoryUsage::of_info("used_memory:x\r\n"), MemoryUsage::default());
-    }
-
-    #[test]
-    fn the_fuller_of_two_has_less_room_in_proportion_and_no_limit_is_room_enough() {
-        let usage = |used, max| MemoryUsage { used, max };
-        for (one, other, fuller) in [
-            (usage(90, 100), usage(100, 1000), usage(90, 100)),
-            (usage(u64::MAX, 0), usage(1, 1000), usage(1, 1000)),
-            (usage(5, 0), usage(0, 0), usage(5, 0)),
-        ] {
-            assert_eq!(one.fuller(other), fuller);
-            if other.max > 0 {
-                assert_eq!(other.fuller(one), fuller);
-            }
-        }
     }
 }

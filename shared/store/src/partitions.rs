@@ -6,18 +6,18 @@
 use std::{
     io,
     sync::{Arc, LazyLock},
-    time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use redis::{Script, cmd};
 use spoke_protocol::ClientId;
 use tokio::time::timeout;
 
 use crate::{
-    MemoryUsage, Redis, RedisUrl, StoreError,
+    Redis, RedisUrl, StoreError,
     keys::HubKeys,
-    limits::{MEMORY_LOOK_TIMEOUT, VIEW_TIMEOUT},
+    limits::VIEW_TIMEOUT,
+    presence::new_identity,
     redis_url::ServerAddress,
     slots::{partition_tag, slot_of},
 };
@@ -55,16 +55,9 @@ impl Partition {
         if !self.redis.is_clustered() {
             return view.await;
         }
-        within(VIEW_TIMEOUT, view).await
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "no reply in time").into();
+        timeout(VIEW_TIMEOUT, view).await.unwrap_or_else(|_| Err(late()))
     }
-}
-
-async fn within<T>(
-    limit: Duration,
-    view: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let late = || io::Error::new(io::ErrorKind::TimedOut, "no reply in time").into();
-    timeout(limit, view).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// The record has another number of partitions.
@@ -134,30 +127,6 @@ impl Partitions {
         servers.iter().filter_map(|numbers| self.each.get(*numbers.first()?)).collect()
     }
 
-    /// Returns the memory of the server that has least room. One that does not answer is left out.
-    ///
-    /// # Errors
-    /// [`StoreError`] if no server answers.
-    pub async fn fullest(&self) -> Result<MemoryUsage, StoreError> {
-        let servers = self.one_per_server();
-        let looks = servers.iter().map(|it| {
-            let wait = if it.redis.is_clustered() { MEMORY_LOOK_TIMEOUT } else { Duration::MAX };
-            within(wait, MemoryUsage::query(&it.redis))
-        });
-        let (mut fullest, mut fault) = (None, None);
-        for look in join_all(looks).await {
-            match look {
-                Ok(usage) => fullest = Some(usage.fuller(fullest.unwrap_or_default())),
-                Err(error) => fault = Some(error),
-            }
-        }
-        match (fullest, fault) {
-            (Some(fullest), _) => Ok(fullest),
-            (None, Some(error)) => Err(error),
-            (None, None) => Ok(MemoryUsage::default()),
-        }
-    }
-
     /// Looks where the partitions are now, if they are in a cluster.
     ///
     /// # Errors
@@ -192,25 +161,37 @@ impl Partitions {
         Ok(Ok(()))
     }
 
-    /// Records the number and the hash tags, unless they are recorded already. In a cluster it also creates the loss
-    /// ledgers: while a slot is moved, a script with a key that does not exist yet has to wait.
+    /// Records the number and the hash tags, unless they are recorded already, and gives all partitions of a new fleet one
+    /// identity: to a device, the hub stays the same if the number of partitions changes. In a cluster it also creates the
+    /// loss ledgers: while a slot is moved, a script with a key that does not exist yet has to wait.
     ///
     /// # Errors
-    /// [`StoreError`] if Redis fails.
+    /// [`StoreError`] if Redis fails. In a new fleet every partition has to answer.
     pub async fn record(&self) -> Result<Result<(), OtherPartitions>, StoreError> {
         let count = self.each.len() as u16;
         let checked = self.check_record().await?;
         if checked.is_err() {
             return Ok(checked);
         }
+        let new_identity = new_identity();
         if count > 1 {
             let tags: Vec<_> = (0..count).map(|number| partition_tag(number, count)).collect();
             let mut script = RECORD.key(record_key(&self.prefix));
-            script.arg(count).arg(tags.join(" "));
-            let recorded: u16 = self.record.invoke(&script).await?;
+            script.arg(count).arg(tags.join(" ")).arg(new_identity);
+            let (recorded, identity): (u16, Option<String>) = self.record.invoke(&script).await?;
             if recorded != count {
                 return Ok(Err(OtherPartitions(recorded)));
             }
+            if let Some(identity) = identity {
+                self.identify(&identity).await?;
+                // Only now: a hub that starts after this one died goes on with it.
+                let mut connection = self.record.connection();
+                let mut done = cmd("HDEL");
+                done.arg(record_key(&self.prefix)).arg("identity");
+                done.exec_async(&mut connection).await?;
+            }
+        } else {
+            self.identify(&new_identity).await?;
         }
         if self.record.is_clustered() {
             // A partition that is down now waits a little longer when its slot is moved, and delays no other.
@@ -218,10 +199,24 @@ impl Partitions {
         }
         Ok(Ok(()))
     }
+
+    /// Gives an identity to the partitions that have none.
+    async fn identify(&self, identity: &str) -> Result<(), StoreError> {
+        let each = self.each.iter().map(|it| it.view(give_identity(it, identity)));
+        try_join_all(each).await.map(drop)
+    }
 }
 
 fn record_key(prefix: &str) -> String {
     format!("{prefix}:partitions")
+}
+
+async fn give_identity(
+    Partition { redis, keys }: &Partition,
+    identity: &str,
+) -> Result<(), StoreError> {
+    let mut connection = redis.connection();
+    Ok(cmd("SET").arg(keys.identity()).arg(identity).arg("NX").exec_async(&mut connection).await?)
 }
 
 async fn create_ledger(Partition { redis, keys }: &Partition) -> Result<(), StoreError> {

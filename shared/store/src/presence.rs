@@ -167,8 +167,13 @@ async fn try_open(
     script.arg(open.reach.map(|reach| reach.to_string()).unwrap_or_default());
     let (up, down) = open.epochs;
     script.arg(open.registered_at_ms).arg(up.0).arg(down.0).arg(EPOCHS_REMEMBERED_MAX);
-    script.arg(hex::encode(rand::random::<[u8; 16]>()));
+    script.arg(new_identity());
     redis.invoke(&script).await
+}
+
+/// An identity for a hub that has none.
+pub(crate) fn new_identity() -> String {
+    hex::encode(rand::random::<[u8; 16]>())
 }
 
 /// A reply of open_session.lua.

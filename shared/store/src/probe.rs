@@ -91,7 +91,7 @@ async fn follow_cluster(redis: Redis, ended: CancellationToken) {
         if primaries != before {
             if !before.is_empty() {
                 let primaries: Vec<_> = primaries.iter().map(ToString::to_string).collect();
-                info!(primaries = primaries.join(" "), "redis cluster changed");
+                info!(primaries = primaries.join(" "), "redis cluster primaries changed");
             }
             before = primaries;
         }
@@ -101,21 +101,25 @@ async fn follow_cluster(redis: Redis, ended: CancellationToken) {
 /// After a node has said that a slot has moved, other slots follow within milliseconds.
 const LOOK_DELAY: Duration = Duration::from_millis(20);
 
-/// Logs which partitions of a cluster are down, all in one line, until `ended`.
+/// Logs how many partitions of a cluster are down, when that begins, gets worse and ends, until `ended`.
 pub async fn log_partitions(partitions: Partitions, ended: CancellationToken) {
-    let mut down = 0;
+    // The most since all were up.
+    let mut most = 0;
     loop {
         let problems: Vec<String> =
             partitions.all().iter().filter_map(|it| it.redis.health().problem()).collect();
-        if problems.len() != down {
-            match problems.first() {
-                Some(error) => {
-                    let (count, partitions) = (problems.len(), partitions.all().len());
-                    warn!(error, count, partitions, "partitions of the redis cluster are down");
-                }
-                None => info!("all partitions of the redis cluster accept writes again"),
+        let count = problems.len();
+        match problems.first() {
+            Some(error) if count > most => {
+                let partitions = partitions.all().len();
+                warn!(error, count, partitions, "partitions of the redis cluster are down");
+                most = count;
             }
-            down = problems.len();
+            None if most > 0 => {
+                info!("all partitions of the redis cluster accept writes again");
+                most = 0;
+            }
+            _ => {}
         }
         tokio::select! {
             () = ended.cancelled() => return,
