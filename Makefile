@@ -40,7 +40,7 @@ test: build ## all tests, against a real redis-server and the real binaries
 		cargo test --workspace --all-targets --no-fail-fast; \
 	fi
 
-chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, CLIENTS= (that many on one hub), ALONE=1 (one fault at a time, and how long recovery takes), HOSTILE=1, CLUSTER=6 (a Redis Cluster of six nodes, whose nodes fail), KEEP=1
+chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, CLIENTS= (that many on one hub), ALONE=1 (one fault at a time, and how long recovery takes), HOSTILE=1, CLUSTER=6 (a Redis Cluster of six nodes, whose nodes, disks and links fail), KEEP=1
 	@scripts/setup redis cc
 	@cargo build --workspace --bins
 	@cargo run --quiet --bin chaos -- $(if $(SEED),--seed $(SEED)) \
