@@ -31,6 +31,7 @@ use spoke_tests::{
     },
     cluster::Cluster,
     process::raise_file_limit,
+    sentinels::SentinelGroup,
     signals::signals,
     testbed::Testbed,
 };
@@ -82,6 +83,9 @@ struct Arguments {
     /// that moves, no memory, no disk, links between nodes that are cut
     #[arg(long, conflicts_with_all = ["devices", "clients", "faults", "without", "alone", "hostile", "keep", "spoil"])]
     cluster: bool,
+    /// The same for a primary and two replicas with three Sentinels
+    #[arg(long, conflicts_with_all = ["devices", "clients", "faults", "without", "alone", "hostile", "keep", "spoil", "cluster"])]
+    sentinel: bool,
     /// Keep the folder even if the run passes
     #[arg(long)]
     keep: bool,
@@ -162,7 +166,7 @@ async fn main() -> ExitCode {
     let mut is_good = true;
     for seed in first..first + arguments.runs {
         let run = async {
-            match arguments.cluster {
+            match arguments.cluster || arguments.sentinel {
                 true => on_group(&arguments, seed, &mut total).await,
                 false => in_folder(&arguments, seed, &rows).await,
             }
@@ -187,7 +191,7 @@ async fn main() -> ExitCode {
 
 /// Runs once on a group of Redis servers, with a temporary folder that is kept if something is wrong.
 async fn on_group(arguments: &Arguments, seed: u64, total: &mut GroupOutcome) -> bool {
-    let word = "cluster";
+    let word = if arguments.sentinel { "sentinel" } else { "cluster" };
     println!("seed {seed}: {} s of load, {word}", arguments.seconds);
     let folder = tempfile::Builder::new().prefix(&format!("spoke-chaos-{word}-{seed}-")).tempdir();
     let folder = folder.expect("a temporary folder can be made");
@@ -195,7 +199,10 @@ async fn on_group(arguments: &Arguments, seed: u64, total: &mut GroupOutcome) ->
     let run = GroupRun { seed, time, folder: folder.path() };
     let run = async {
         let testbed = Testbed::new(folder.path());
-        group::run(Cluster::start_on(testbed).await, run).await
+        match arguments.sentinel {
+            true => group::run(SentinelGroup::start_on(testbed, folder.path()).await, run).await,
+            false => group::run(Cluster::start_on(testbed).await, run).await,
+        }
     };
     let outcome = AssertUnwindSafe(run).catch_unwind().await.ok().flatten();
     let is_good = outcome.as_ref().is_some_and(|outcome| outcome.problems.is_empty());
