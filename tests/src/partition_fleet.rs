@@ -55,13 +55,7 @@ impl<G: RedisGroup> PartitionFleet<G> {
         let (mut devices, mut inbound) = (BTreeMap::new(), BTreeMap::new());
         for client in CLIENTS {
             let mut device = Device::without_agent(&cloud, client, &RETRIES).await;
-            let key = format!("{}:client:{client}:h", G::AUTH_PREFIX);
-            let of_auth = cluster.primary_of(&key).await.expect("each key has a primary");
-            let deadline = (now_ms() + 3_600_000).to_string();
-            let provision = ["HSET", &key, "otpSecret", OTP_SECRET, "regDeadline", &deadline];
-            let provisioned: Option<usize> =
-                asked(cluster.servers()[of_auth].port(), &provision).await;
-            provisioned.expect("its primary takes it");
+            provision(&cluster, client).await;
             device.start_agent();
             devices.insert(client, device);
             inbound.insert(client, key_of::<G>(&url, client, "in").await);
@@ -147,6 +141,19 @@ pub fn number(entry: &Stored) -> usize {
 /// The milliseconds of an ID.
 fn ms(id: &str) -> u64 {
     id.split('-').next().and_then(|ms| ms.parse().ok()).expect("an ID")
+}
+
+/// Provisions a client for an hour.
+async fn provision<G: RedisGroup>(group: &G, client: &str) {
+    let key = format!("{}:client:{client}:h", G::AUTH_PREFIX);
+    let deadline = (now_ms() + 3_600_000).to_string();
+    let words = ["HSET", &key, "otpSecret", OTP_SECRET, "regDeadline", &deadline];
+    eventually("a primary to take a client", PATIENCE, async || {
+        let primary = group.primary_of(&key).await.ok_or("there is none")?;
+        let provisioned: Option<usize> = asked(group.servers()[primary].port(), &words).await;
+        provisioned.ok_or("it does not answer")
+    })
+    .await;
 }
 
 async fn hub_command<G: RedisGroup>(url: &str, words: &[&str]) -> Finished {
