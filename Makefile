@@ -40,14 +40,14 @@ test: build ## all tests, against a real redis-server and the real binaries
 		cargo test --workspace --all-targets --no-fail-fast; \
 	fi
 
-chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, CLIENTS= (that many on one hub), ALONE=1 (one fault at a time, and how long recovery takes), HOSTILE=1, CLUSTER=6 (a Redis Cluster of six nodes, whose nodes fail), KEEP=1
+chaos: ## load and faults from a seed against the real processes; SEED=, SECONDS=, RUNS=, FAULTS=, CLIENTS= (that many on one hub), ALONE=1 (one fault at a time, and how long recovery takes), HOSTILE=1, CLUSTER=6 (a Redis Cluster of six nodes, whose nodes, disks and links fail), SENTINEL=3 (the same for a primary, two replicas and three Sentinels), KEEP=1
 	@scripts/setup redis cc
 	@cargo build --workspace --bins
 	@cargo run --quiet --bin chaos -- $(if $(SEED),--seed $(SEED)) \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS)) \
 		$(if $(FAULTS),--faults $(FAULTS)) $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(filter-out 0,$(ALONE)),--alone) \
 		$(if $(filter-out 0,$(HOSTILE)),--hostile) $(if $(filter-out 0,$(CLUSTER)),--cluster) \
-		$(if $(filter-out 0,$(KEEP)),--keep)
+		$(if $(filter-out 0,$(SENTINEL)),--sentinel) $(if $(filter-out 0,$(KEEP)),--keep)
 
 # The agent for itself, as in its package: what only the others ask for stays out of it.
 RELEASE := cargo build --release $(addprefix -p spoke-,hub auth tests) $(addprefix --bin ,spoke-hub spoke-auth bench) && \

@@ -1,16 +1,20 @@
 //! A Redis Cluster of three primaries, each with a replica.
 
+mod group;
+mod moves;
+
 use std::{path::Path, time::Duration};
 
-use redis::{
-    AsyncConnectionConfig, FromRedisValue, RedisResult, Value, aio::MultiplexedConnection, cmd,
-    pipe,
-};
+use redis::{FromRedisValue, RedisResult, Value, aio::MultiplexedConnection, cmd, pipe};
 use tokio::time::timeout;
 
+pub use self::moves::SlotMove;
+pub use crate::node_connection::connect;
 use crate::{
+    node_connection::SILENCE,
     process::{Start, run},
     redis::{RedisServer, ShippedConf},
+    testbed::{AnnouncedTo, Testbed},
     wait::{PATIENCE, eventually},
 };
 
@@ -19,14 +23,13 @@ pub const NODE_TIMEOUT_MS: u64 = 2000;
 const SLOTS: u16 = 16384;
 /// The primaries at the start.
 const PRIMARIES: usize = 3;
-/// How long a node that runs takes to answer at most.
-const SILENCE: Duration = Duration::from_millis(500);
 
 /// The nodes. All end when it is dropped.
 pub struct Cluster {
     /// The primaries at the start come first.
     pub nodes: Vec<RedisServer>,
     replicas: usize,
+    testbed: Option<Testbed>,
 }
 
 /// A node, for a person.
@@ -42,15 +45,6 @@ pub struct NodeSummary {
     pub slots: String,
 }
 
-/// Connects to a node that may be down, or have been started again by someone else.
-pub async fn connect(port: u16) -> Option<MultiplexedConnection> {
-    let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).ok()?;
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(SILENCE))
-        .set_response_timeout(Some(SILENCE));
-    client.get_multiplexed_async_connection_with_config(&config).await.ok()
-}
-
 /// The settings of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ClusterConf {
@@ -61,26 +55,27 @@ enum ClusterConf {
 
 /// Starts a node that knows no other.
 async fn start_node(conf: ClusterConf) -> RedisServer {
-    if conf == ClusterConf::Shipped {
-        let options = ["--min-replicas-to-write", "0"];
-        return RedisServer::start_shipped_with(ShippedConf::Cluster, &options).await;
+    match conf {
+        ClusterConf::Tested => RedisServer::start_with(&tested(&NODE_TIMEOUT_MS.to_string())).await,
+        ClusterConf::Shipped => {
+            let options = ["--min-replicas-to-write", "0"];
+            RedisServer::start_shipped_with(ShippedConf::Cluster, &options).await
+        }
     }
-    let timeout = NODE_TIMEOUT_MS.to_string();
-    let options = [
-        ["--cluster-enabled", "yes"],
-        ["--cluster-node-timeout", &timeout],
-        ["--cluster-require-full-coverage", "no"],
-        ["--repl-diskless-sync-delay", "0"],
-    ];
-    RedisServer::start_with(&options.concat()).await
 }
 
-/// A slot on its way to another node.
-pub struct SlotMove {
-    slot: u16,
-    /// The positions of both nodes.
-    from: usize,
-    to: usize,
+/// The options of a node for tests.
+fn tested(timeout: &str) -> [&str; 8] {
+    [
+        "--cluster-enabled",
+        "yes",
+        "--cluster-node-timeout",
+        timeout,
+        "--cluster-require-full-coverage",
+        "no",
+        "--repl-diskless-sync-delay",
+        "0",
+    ]
 }
 
 impl Cluster {
@@ -121,7 +116,7 @@ impl Cluster {
             node.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", &bound(at), &last]).await;
             nodes.push(node);
         }
-        let cluster = Self { nodes, replicas: 0 };
+        let cluster = Self { nodes, replicas: 0, testbed: None };
         for node in &cluster.nodes[1..] {
             let port = node.port().to_string();
             cluster.nodes[0].command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &port]).await;
@@ -130,27 +125,52 @@ impl Cluster {
         cluster
     }
 
+    /// Starts all on a testbed, where their links can be cut and their disks filled.
+    ///
+    /// # Panics
+    /// If one does not start.
+    pub async fn start_on(mut testbed: Testbed) -> Self {
+        let timeout = NODE_TIMEOUT_MS.to_string();
+        let mut nodes = Vec::new();
+        for _ in 0..PRIMARIES * 2 {
+            nodes.push(testbed.start_server(AnnouncedTo::Cluster, &tested(&timeout)).await);
+        }
+        Self { nodes, replicas: PRIMARIES, testbed: Some(testbed) }.joined().await
+    }
+
     async fn start_as(conf: ClusterConf, replicas: usize) -> Self {
         let mut nodes = Vec::new();
         for _ in 0..PRIMARIES * (1 + replicas) {
             nodes.push(start_node(conf).await);
         }
-        let addresses: Vec<_> =
-            nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+        Self { nodes, replicas: PRIMARIES * replicas, testbed: None }.joined().await
+    }
+
+    /// Makes one cluster of nodes that know no other.
+    async fn joined(mut self) -> Self {
+        let addresses: Vec<_> = self.nodes.iter().map(|node| self.address(node)).collect();
         let mut arguments = vec!["--cluster", "create"];
         arguments.extend(addresses.iter().map(String::as_str));
-        let each = replicas.to_string();
+        let each = (self.replicas / PRIMARIES).to_string();
         arguments.extend(["--cluster-replicas", &each, "--cluster-yes"]);
         run(Path::new("redis-cli"), &Start::with(&arguments)).await.done();
-        let mut cluster = Self { nodes, replicas: PRIMARIES * replicas };
-        cluster.wait_until_whole(PATIENCE).await;
+        self.wait_until_whole(PATIENCE).await;
         let mut roles = Vec::new();
-        for node in &cluster.nodes {
+        for node in &self.nodes {
             roles.push(node.info("replication").await.contains("role:slave"));
         }
         let mut roles = roles.into_iter();
-        cluster.nodes.sort_by_cached_key(|_| roles.next());
-        cluster
+        self.nodes.sort_by_cached_key(|_| roles.next());
+        self
+    }
+
+    /// The port by which the others and clients know a node.
+    fn known_port(&self, node: &RedisServer) -> u16 {
+        self.testbed.as_ref().map_or(node.port(), |testbed| testbed.announced(node))
+    }
+
+    fn address(&self, node: &RedisServer) -> String {
+        format!("127.0.0.1:{}", self.known_port(node))
     }
 
     /// Waits until each node knows all others and their slots, and each replica has its copy.
@@ -236,7 +256,7 @@ impl Cluster {
             }
         }
         let summary = |node: &RedisServer| {
-            let address = format!(":{}@", node.port());
+            let address = format!(":{}@", self.known_port(node));
             let line = nodes.lines().find(|line| line.contains(&address)).unwrap_or_default();
             let is_primary = line.contains("master");
             let slots: Vec<_> = line.split(' ').skip(8).collect();
@@ -268,7 +288,7 @@ impl Cluster {
 
     /// The URL for clients: the first three nodes.
     pub fn url(&self) -> String {
-        let hosts = self.nodes.iter().take(3).map(|node| format!("127.0.0.1:{}", node.port()));
+        let hosts = self.nodes.iter().take(3).map(|node| self.address(node));
         format!("redis+cluster://{}", hosts.collect::<Vec<_>>().join(","))
     }
 
@@ -287,15 +307,7 @@ impl Cluster {
         })?;
         let Value::Array(primary) = &range[2] else { return None };
         let port = u16::from_redis_value(primary[1].clone()).ok()?;
-        self.nodes.iter().position(|node| node.port() == port)
-    }
-
-    /// The slot of a key.
-    ///
-    /// # Panics
-    /// If the node does not answer.
-    pub async fn slot(&self, key: &str, asked: usize) -> u16 {
-        self.nodes[asked].command(&["CLUSTER", "KEYSLOT", key]).await
+        self.nodes.iter().position(|node| self.known_port(node) == port)
     }
 
     /// The position of a replica of the node at this position.
@@ -303,55 +315,12 @@ impl Cluster {
     /// # Panics
     /// If it has none.
     pub async fn replica_of(&self, primary: usize) -> usize {
-        let port = format!("master_port:{}\r\n", self.nodes[primary].port());
+        let port = format!("master_port:{}\r\n", self.known_port(&self.nodes[primary]));
         for at in 0..self.nodes.len() {
             if at != primary && self.nodes[at].info("replication").await.contains(&port) {
                 return at;
             }
         }
         panic!("node {primary} has no replica");
-    }
-
-    /// Begins to move a slot: both nodes know it, and its keys are where they were.
-    ///
-    /// # Panics
-    /// If a node refuses.
-    pub async fn begin_move(&self, slot: u16, from: usize, to: usize) -> SlotMove {
-        let number = slot.to_string();
-        for (at, word, other) in [(to, "IMPORTING", from), (from, "MIGRATING", to)] {
-            let other: String = self.nodes[other].command(&["CLUSTER", "MYID"]).await;
-            self.nodes[at].command::<()>(&["CLUSTER", "SETSLOT", &number, word, &other]).await;
-        }
-        SlotMove { slot, from, to }
-    }
-
-    /// Moves up to `most` keys of the slot, `pause` apart, and returns how many it has moved.
-    ///
-    /// # Panics
-    /// If a node refuses.
-    pub async fn move_keys(&self, moving: &SlotMove, most: usize, pause: Duration) -> usize {
-        let (number, port) = (moving.slot.to_string(), self.nodes[moving.to].port().to_string());
-        let source = &self.nodes[moving.from];
-        for moved in 0..most {
-            let keys: Vec<String> =
-                source.command(&["CLUSTER", "GETKEYSINSLOT", &number, "1"]).await;
-            let Some(key) = keys.first() else { return moved };
-            source.command::<Value>(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]).await;
-            tokio::time::sleep(pause).await;
-        }
-        most
-    }
-
-    /// Ends the move of a slot whose keys are all moved.
-    ///
-    /// # Panics
-    /// If a node refuses.
-    pub async fn end_move(&self, moving: SlotMove) {
-        let SlotMove { slot, from, to } = moving;
-        let (number, owner): (_, String) =
-            (slot.to_string(), self.nodes[to].command(&["CLUSTER", "MYID"]).await);
-        for at in [to, from] {
-            self.nodes[at].command::<()>(&["CLUSTER", "SETSLOT", &number, "NODE", &owner]).await;
-        }
     }
 }

@@ -1,29 +1,30 @@
-//! A hub with partitions and auth on a Redis Cluster, with some devices, whose entries bear numbers.
+//! Hub and auth on a group of Redis servers, mostly a hub with partitions on a Redis Cluster, with some devices, whose entries
+//! bear numbers.
 
 use std::{collections::BTreeMap, time::Duration};
-
-use redis::{Value, cmd};
 
 use crate::{
     binaries::path_of,
     cloud::{Cloud, OTP_SECRET, Settings, now_ms},
-    cluster::{Cluster, connect},
+    cluster::Cluster,
     device::{Device, OUT},
-    entries::{Stored, fields, stored},
+    entries::{Stored, fields},
+    node_connection::asked,
     process::{Finished, Start, run},
+    redis_group::RedisGroup,
+    service::Kind,
     wait::{PATIENCE, eventually},
 };
 
 /// The devices.
 pub const CLIENTS: [&str; 6] = ["dev1", "dev2", "dev3", "dev4", "dev5", "dev6"];
-const PARTITIONS: &str = "8";
 /// The default retries of a device.
 const RETRIES: [(&str, &str); 2] = [("retry_first_ms", "500"), ("retry_longest_ms", "60000")];
 
 /// The fleet. Each device has sent the entry with the number 0.
-pub struct PartitionFleet {
-    /// The nodes.
-    pub cluster: Cluster,
+pub struct PartitionFleet<G = Cluster> {
+    /// The servers.
+    pub cluster: G,
     /// Hub and auth.
     pub cloud: Cloud,
     /// The devices by name.
@@ -32,12 +33,12 @@ pub struct PartitionFleet {
     pub inbound: BTreeMap<&'static str, String>,
 }
 
-impl PartitionFleet {
+impl<G: RedisGroup> PartitionFleet<G> {
     /// Starts hub, auth and the devices.
     ///
     /// # Panics
     /// If a part of it does not start.
-    pub async fn start(cluster: Cluster) -> Self {
+    pub async fn start(cluster: G) -> Self {
         Self::start_at(cluster, "memory").await
     }
 
@@ -45,27 +46,19 @@ impl PartitionFleet {
     ///
     /// # Panics
     /// If a part of it does not start.
-    pub async fn start_at(cluster: Cluster, ack: &str) -> Self {
-        let url = cluster.url();
-        let hub = [
-            ("redis", url.as_str()),
-            ("ack", ack),
-            ("partitions", PARTITIONS),
-            ("auth_key_prefix", "{spoke-auth}"),
-        ];
-        let auth = [("redis", url.as_str()), ("key_prefix", "{spoke-auth}")];
+    pub async fn start_at(cluster: G, ack: &str) -> Self {
+        let url = cluster.hub_url();
+        let mut hub = vec![("redis", url.as_str()), ("ack", ack)];
+        hub.extend(G::HUB);
+        let auth = [("redis", url.as_str()), ("key_prefix", G::AUTH_PREFIX)];
         let cloud = Cloud::start_with(Settings { hub: &hub, auth: &auth }).await;
         let (mut devices, mut inbound) = (BTreeMap::new(), BTreeMap::new());
         for client in CLIENTS {
             let mut device = Device::without_agent(&cloud, client, &RETRIES).await;
-            let key = format!("{{spoke-auth}}:client:{client}:h");
-            let of_auth = cluster.owner(&key, 0).await.expect("all slots have an owner");
-            let deadline = (now_ms() + 3_600_000).to_string();
-            let provision = ["HSET", &key, "otpSecret", OTP_SECRET, "regDeadline", &deadline];
-            cluster.nodes[of_auth].command::<()>(&provision).await;
+            provision(&cluster, client).await;
             device.start_agent();
             devices.insert(client, device);
-            inbound.insert(client, key_of(&url, client, "in").await);
+            inbound.insert(client, key_of::<G>(&url, client, "in").await);
         }
         let fleet = Self { cluster, cloud, devices, inbound };
         for client in CLIENTS {
@@ -73,14 +66,6 @@ impl PartitionFleet {
             fleet.wait_for(client, 0, PATIENCE, "the first entry").await;
         }
         fleet
-    }
-
-    /// The position of the primary of a client's keys, as the node at `asked` sees it.
-    ///
-    /// # Panics
-    /// If it sees none.
-    pub async fn owner(&self, client: &str, asked: usize) -> usize {
-        self.cluster.owner(&self.inbound[client], asked).await.expect("the slot has an owner")
     }
 
     /// Waits until the numbers of a client from 0 to `last` are in its partition, in order and each once. Returns how long
@@ -97,7 +82,9 @@ impl PartitionFleet {
     ) -> Vec<Duration> {
         eventually(&format!("{what}: {client}"), within, async || {
             let mut found = Vec::new();
-            for entry in self.cluster.read(&self.inbound[client]).await.ok_or("no owner answers")? {
+            for entry in
+                self.cluster.entries_of(&self.inbound[client]).await.ok_or("no owner answers")?
+            {
                 if entry.text("client").as_deref() == Some(client) {
                     let seq = entry.text("seq").expect("the hub adds it");
                     found.push((number(&entry), ms(&entry.id).saturating_sub(ms(&seq))));
@@ -117,22 +104,29 @@ impl PartitionFleet {
 
     /// Runs a command of the hub with its settings.
     pub async fn hub_command(&self, words: &[&str]) -> Finished {
-        hub_command(&self.cluster.url(), words).await
+        hub_command::<G>(&self.cluster.hub_url(), words).await
     }
 
     /// A key of a client, as `spoke-hub key` prints it.
     pub async fn key_of(&self, client: &str, name: &str) -> String {
-        key_of(&self.cluster.url(), client, name).await
+        key_of::<G>(&self.cluster.hub_url(), client, name).await
+    }
+}
+
+impl PartitionFleet {
+    /// The position of the primary of a client's keys, as the node at `asked` sees it.
+    ///
+    /// # Panics
+    /// If it sees none.
+    pub async fn owner(&self, client: &str, asked: usize) -> usize {
+        self.cluster.owner(&self.inbound[client], asked).await.expect("the slot has an owner")
     }
 }
 
 impl Cluster {
     /// All entries of a stream, if the node that has it answers.
     pub async fn read(&self, stream: &str) -> Option<Vec<Stored>> {
-        let owner = self.live_owner(stream).await?;
-        let mut connection = connect(self.nodes[owner].port()).await?;
-        let range = cmd("XRANGE").arg(stream).arg("-").arg("+").take();
-        Some(stored(range.query_async::<Value>(&mut connection).await.ok()?))
+        self.entries_of(stream).await
     }
 }
 
@@ -149,16 +143,29 @@ fn ms(id: &str) -> u64 {
     id.split('-').next().and_then(|ms| ms.parse().ok()).expect("an ID")
 }
 
-async fn hub_command(url: &str, words: &[&str]) -> Finished {
-    let start = Start::with(words)
-        .variable("SPOKE_HUB_REDIS", url)
-        .variable("SPOKE_HUB_PARTITIONS", PARTITIONS)
-        .variable("SPOKE_HUB_AUTH_KEY_PREFIX", "{spoke-auth}");
+/// Provisions a client for an hour.
+async fn provision<G: RedisGroup>(group: &G, client: &str) {
+    let key = format!("{}:client:{client}:h", G::AUTH_PREFIX);
+    let deadline = (now_ms() + 3_600_000).to_string();
+    let words = ["HSET", &key, "otpSecret", OTP_SECRET, "regDeadline", &deadline];
+    eventually("a primary to take a client", PATIENCE, async || {
+        let primary = group.primary_of(&key).await.ok_or("there is none")?;
+        let provisioned: Option<usize> = asked(group.servers()[primary].port(), &words).await;
+        provisioned.ok_or("it does not answer")
+    })
+    .await;
+}
+
+async fn hub_command<G: RedisGroup>(url: &str, words: &[&str]) -> Finished {
+    let mut start = Start::with(words);
+    for (key, value) in [("redis", url)].iter().chain(G::HUB) {
+        start = start.variable(&Kind::Hub.variable(key), value);
+    }
     run(&path_of("spoke-hub"), &start).await
 }
 
-async fn key_of(url: &str, client: &str, name: &str) -> String {
-    let printed = hub_command(url, &["key", client]).await.done().stdout;
+async fn key_of<G: RedisGroup>(url: &str, client: &str, name: &str) -> String {
+    let printed = hub_command::<G>(url, &["key", client]).await.done().stdout;
     let mut lines = printed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let line = lines.find(|line| line.first() == Some(&name));
     line.unwrap_or_else(|| panic!("no {name} in {printed}"))[1].to_owned()

@@ -1,22 +1,34 @@
 //! A primary, two replicas and three Sentinels.
 
-use std::{fs, path::Path};
+mod group;
 
-use redis::{Client, Value, cmd};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use redis::Value;
 use tempfile::TempDir;
 
 use crate::{
+    node_connection::{MASTER, asked, named_by},
+    node_network::source_of,
     process::{Process, Start},
     redis::{RedisServer, free_port},
-    redis_pair::follow,
+    testbed::{AnnouncedTo, Testbed},
     wait::{PATIENCE, eventually},
 };
 
-/// The name by which the Sentinels know the primary.
-const MASTER: &str = "mymaster";
 /// How long the primary is silent until a Sentinel takes it for down, in ms. A Sentinel pings each second, and with a
 /// shorter time some promote a second server right after the first.
 const DOWN_AFTER_MS: u64 = 2000;
+const SERVERS: usize = 3;
+const SENTINELS: u8 = 3;
+/// The options of a server.
+const OPTIONS: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
+/// The number of the first Sentinel among the members of a testbed.
+const FIRST_SENTINEL: u8 = 101;
 
 /// The servers and their Sentinels. All end when it is dropped.
 pub struct SentinelGroup {
@@ -24,7 +36,8 @@ pub struct SentinelGroup {
     pub servers: Vec<RedisServer>,
     /// With their ports.
     sentinels: Vec<(Process, u16)>,
-    _folder: TempDir,
+    testbed: Option<Testbed>,
+    _folder: Option<TempDir>,
 }
 
 impl SentinelGroup {
@@ -34,28 +47,51 @@ impl SentinelGroup {
     /// If one does not start.
     pub async fn start() -> Self {
         let mut servers = Vec::new();
-        for _ in 0..3 {
-            servers.push(RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await);
-        }
-        let primary = servers[0].port();
-        for replica in &servers[1..] {
-            follow(replica, &servers[0]).await;
+        for _ in 0..SERVERS {
+            servers.push(RedisServer::start_with(&OPTIONS).await);
         }
         let folder = tempfile::Builder::new().prefix("spoke-sentinels-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
-        let sentinels = (0..3).map(|n| start_sentinel(folder.path(), n, primary)).collect();
-        let group = Self { servers, sentinels, _folder: folder };
-        for (_, port) in &group.sentinels {
-            eventually("each Sentinel to know the others and the replicas", PATIENCE, async || {
-                let told = ask(*port, "MASTER").await.unwrap_or_default();
-                match (told.get("num-slaves"), told.get("num-other-sentinels")) {
-                    (Some(replicas), Some(others)) if replicas == "2" && others == "2" => Ok(()),
-                    other => Err(format!("{other:?}")),
-                }
-            })
-            .await;
+        let path = folder.path().to_owned();
+        Self { servers, sentinels: Vec::new(), testbed: None, _folder: Some(folder) }
+            .joined(&path)
+            .await
+    }
+
+    /// Starts all on a testbed, where the servers' links can be cut and their disks filled. The files of the Sentinels are in
+    /// this folder.
+    ///
+    /// # Panics
+    /// If one does not start.
+    pub async fn start_on(mut testbed: Testbed, folder: &Path) -> Self {
+        let mut servers = Vec::new();
+        for _ in 0..SERVERS {
+            servers.push(testbed.start_server(AnnouncedTo::Replication, &OPTIONS).await);
         }
-        group
+        Self { servers, sentinels: Vec::new(), testbed: Some(testbed), _folder: None }
+            .joined(folder)
+            .await
+    }
+
+    /// Makes a group of servers that know no other, and starts the Sentinels.
+    async fn joined(mut self, folder: &Path) -> Self {
+        let primary = self.known_port(&self.servers[0]);
+        for replica in &self.servers[1..] {
+            let port = primary.to_string();
+            replica.command::<()>(&["REPLICAOF", "127.0.0.1", &port]).await;
+        }
+        let source = |n| self.testbed.as_ref().map(|_| source_of(FIRST_SENTINEL + n));
+        let sentinels = (0..SENTINELS).map(|n| {
+            start_sentinel(folder.join(format!("sentinel-{n}")), primary, source(n).as_deref())
+        });
+        self.sentinels = sentinels.collect();
+        self.wait_until_whole(PATIENCE).await;
+        self
+    }
+
+    /// The port by which the others and clients know a server.
+    fn known_port(&self, server: &RedisServer) -> u16 {
+        self.testbed.as_ref().map_or(server.port(), |testbed| testbed.announced(server))
     }
 
     /// The URL for clients.
@@ -85,20 +121,19 @@ impl SentinelGroup {
     /// # Panics
     /// If none does.
     pub async fn promoted(&mut self) -> &RedisServer {
-        let old = self.servers[0].port().to_string();
+        let old = self.known_port(&self.servers[0]);
         let promoted = eventually("the Sentinels to name another server", PATIENCE, async || {
             for (_, port) in &self.sentinels {
-                match address(*port).await {
-                    Some((_, named)) if named != old => return Ok(named),
+                match named_by(*port).await {
+                    Some(named) if named != old => return Ok(named),
                     _ => {}
                 }
             }
             Err("the old one")
         })
         .await;
-        let mut servers = self.servers.iter_mut();
-        let primary = servers.find(|it| it.port().to_string() == promoted);
-        let primary = primary.expect("it is one of the servers");
+        let at = self.servers.iter().position(|it| self.known_port(it) == promoted);
+        let primary = &mut self.servers[at.expect("it is one of the servers")];
         // A Sentinel that promotes a server closes its connections.
         primary.reconnect().await;
         primary
@@ -109,42 +144,31 @@ impl SentinelGroup {
     /// # Panics
     /// If they refuse.
     pub async fn fail_over(&self) {
-        let client = client(self.sentinels[0].1);
-        let mut connection = client.get_multiplexed_async_connection().await.expect("it listens");
-        let mut fail_over = cmd("SENTINEL");
-        fail_over.arg("FAILOVER").arg(MASTER);
-        fail_over.query_async::<Value>(&mut connection).await.expect("a replica can be promoted");
+        self.begin_fail_over().await.expect("a replica can be promoted");
+    }
+
+    async fn begin_fail_over(&self) -> Option<()> {
+        let begun = asked::<Value>(self.sentinels[0].1, &["SENTINEL", "FAILOVER", MASTER]).await;
+        begun.map(drop)
     }
 }
 
-type Told = std::collections::HashMap<String, String>;
+type Told = HashMap<String, String>;
 
-async fn ask(port: u16, what: &str) -> Option<Told> {
-    let mut connection = client(port).get_multiplexed_async_connection().await.ok()?;
-    cmd("SENTINEL").arg(what).arg(MASTER).query_async(&mut connection).await.ok()
-}
-
-async fn address(port: u16) -> Option<(String, String)> {
-    let mut connection = client(port).get_multiplexed_async_connection().await.ok()?;
-    let mut question = cmd("SENTINEL");
-    question.arg("GET-MASTER-ADDR-BY-NAME").arg(MASTER).query_async(&mut connection).await.ok()
-}
-
-fn client(port: u16) -> Client {
-    Client::open(format!("redis://127.0.0.1:{port}")).expect("the URL is well formed")
-}
-
-fn start_sentinel(folder: &Path, n: usize, primary: u16) -> (Process, u16) {
-    let (directory, port) = (folder.join(n.to_string()), free_port());
+fn start_sentinel(directory: PathBuf, primary: u16, source: Option<&str>) -> (Process, u16) {
+    let port = free_port();
     fs::create_dir(&directory).expect("the folder is new");
     let conf = directory.join("sentinel.conf");
-    let text = format!(
+    let mut text = format!(
         "port {port}\nbind 127.0.0.1\ndir {}\n\
          sentinel monitor {MASTER} 127.0.0.1 {primary} 2\n\
          sentinel down-after-milliseconds {MASTER} {DOWN_AFTER_MS}\n\
          sentinel failover-timeout {MASTER} 3000\n",
         directory.display()
     );
+    if let Some(source) = source {
+        text += &format!("bind-source-addr {source}\nsentinel announce-ip 127.0.0.1\n");
+    }
     fs::write(&conf, text).expect("the folder can be written to");
     let conf = conf.to_str().expect("a temporary folder's path is text");
     let start = Start::with(&[conf, "--sentinel"]);

@@ -66,7 +66,16 @@ impl RedisServer {
     /// # Panics
     /// If `redis-server` is missing or does not start.
     pub async fn start_in(conf: ShippedConf, directory: &Path) -> Self {
-        Self::launch(directory, conf, &SURVIVES_KILLS, Vec::new()).await
+        Self::start_in_with(conf, directory, &[]).await
+    }
+
+    /// The same with further options.
+    ///
+    /// # Panics
+    /// If `redis-server` is missing or does not start.
+    pub async fn start_in_with(conf: ShippedConf, directory: &Path, options: &[&str]) -> Self {
+        let options = [&SURVIVES_KILLS, options].concat();
+        Self::launch(directory, conf, &options, Vec::new()).await
     }
 
     async fn launch_in_folder(

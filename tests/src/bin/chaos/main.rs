@@ -2,12 +2,14 @@
 
 mod agents;
 mod apps;
-mod cluster;
 mod device;
 mod evidence;
+mod group;
+mod group_fault;
 mod host;
 mod hostile;
 mod journal;
+mod kept;
 mod recovery;
 mod storm;
 mod world;
@@ -27,8 +29,11 @@ use spoke_tests::{
         checker::Verdict,
         fault::{Fault, Fleet, Row, draw, select},
     },
+    cluster::Cluster,
     process::raise_file_limit,
+    sentinels::SentinelGroup,
     signals::signals,
+    testbed::Testbed,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +41,7 @@ use crate::{
     agents::AgentsArgs,
     apps::{Pace, Place},
     evidence::Found,
+    group::{GroupOutcome, GroupRun},
     recovery::Times,
     world::World,
 };
@@ -74,9 +80,12 @@ struct Arguments {
     #[arg(long)]
     hostile: bool,
     /// Instead of these faults, strike the six nodes of a Redis Cluster: kill, hang, failover, a replica that lags, a slot
-    /// that moves, no memory
+    /// that moves, no memory, no disk, links between nodes that are cut
     #[arg(long, conflicts_with_all = ["devices", "clients", "faults", "without", "alone", "hostile", "keep", "spoil"])]
     cluster: bool,
+    /// The same for a primary and two replicas with three Sentinels
+    #[arg(long, conflicts_with_all = ["devices", "clients", "faults", "without", "alone", "hostile", "keep", "spoil", "cluster"])]
+    sentinel: bool,
     /// Keep the folder even if the run passes
     #[arg(long)]
     keep: bool,
@@ -153,14 +162,16 @@ async fn main() -> ExitCode {
     // The harness reports failures by panics; the logs are in the folder.
     std::panic::set_hook(Box::new(|panic| eprintln!("chaos: {panic}")));
     let first = arguments.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
+    let mut total = GroupOutcome::default();
+    let mut is_good = true;
     for seed in first..first + arguments.runs {
         let run = async {
-            match arguments.cluster {
-                true => on_cluster(&arguments, seed).await,
+            match arguments.cluster || arguments.sentinel {
+                true => on_group(&arguments, seed, &mut total).await,
                 false => in_folder(&arguments, seed, &rows).await,
             }
         };
-        let is_good = tokio::select! {
+        is_good = tokio::select! {
             is_good = run => is_good,
             () = signals() => {
                 eprintln!("chaos: seed {seed} was interrupted");
@@ -168,24 +179,48 @@ async fn main() -> ExitCode {
             }
         };
         if !is_good {
-            return ExitCode::FAILURE;
+            break;
         }
     }
-    ExitCode::SUCCESS
+    if arguments.runs > 1 && !total.made.is_empty() {
+        let GroupOutcome { up, down, .. } = total;
+        println!("all runs: {}; {up} entries up, {down} down", total.faults());
+    }
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs once on a Redis Cluster.
-async fn on_cluster(arguments: &Arguments, seed: u64) -> bool {
-    println!("seed {seed}: {} s of load on a Redis Cluster of six nodes", arguments.seconds);
+/// Runs once on a group of Redis servers, with a temporary folder that is kept if something is wrong.
+async fn on_group(arguments: &Arguments, seed: u64, total: &mut GroupOutcome) -> bool {
+    let word = if arguments.sentinel { "sentinel" } else { "cluster" };
+    println!("seed {seed}: {} s of load, {word}", arguments.seconds);
+    let folder = tempfile::Builder::new().prefix(&format!("spoke-chaos-{word}-{seed}-")).tempdir();
+    let folder = folder.expect("a temporary folder can be made");
     let time = Duration::from_secs(arguments.seconds);
-    let run = AssertUnwindSafe(cluster::run(seed, time)).catch_unwind().await;
-    let Ok(outcome) = run else { return false };
-    let made: Vec<_> = outcome.made.iter().map(|(name, count)| format!("{name} {count}")).collect();
-    let (up, down) = (outcome.up, outcome.down);
-    println!("seed {seed}: {}", made.join(", "));
-    println!("seed {seed}: {up} entries up, each once and in order; {down} down");
-    outcome.problems.iter().for_each(|problem| println!("seed {seed}: {problem}"));
-    outcome.problems.is_empty()
+    let run = GroupRun { seed, time, folder: folder.path() };
+    let run = async {
+        let testbed = Testbed::new(folder.path());
+        match arguments.sentinel {
+            true => group::run(SentinelGroup::start_on(testbed, folder.path()).await, run).await,
+            false => group::run(Cluster::start_on(testbed).await, run).await,
+        }
+    };
+    let outcome = AssertUnwindSafe(run).catch_unwind().await.ok().flatten();
+    let is_good = outcome.as_ref().is_some_and(|outcome| outcome.problems.is_empty());
+    if let Some(outcome) = outcome {
+        let GroupOutcome { up, down, settled, problems, .. } = &outcome;
+        println!("seed {seed}: {}", outcome.faults());
+        println!(
+            "seed {seed}: {up} entries up, each once and in order; {down} down; settled in {:.1} s",
+            settled.as_secs_f64()
+        );
+        problems.iter().for_each(|problem| println!("seed {seed}: {problem}"));
+        total.add(&outcome);
+    }
+    if !is_good {
+        println!("seed {seed}: logs, Redis files and listings are in {}", folder.keep().display());
+    }
+    println!("seed {seed}: {}", if is_good { "passed" } else { "FAILED" });
+    is_good
 }
 
 /// Runs once in a temporary folder, which is kept if something is wrong.
