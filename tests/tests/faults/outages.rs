@@ -11,6 +11,7 @@ mod failover;
 mod health;
 mod moving;
 mod numbers;
+mod partition_record;
 mod partitions;
 mod progress;
 mod sentinel;

@@ -7,13 +7,10 @@ use std::{
 };
 
 use spoke_tests::{
-    binaries::path_of,
-    cloud::{Cloud, Settings},
     cluster::{Cluster, NODE_TIMEOUT_MS},
-    device::{Device, IN as DEVICE_IN, OUT},
+    device::{IN as DEVICE_IN, OUT},
     entries::fields,
     partition_fleet::{CLIENTS, PartitionFleet as Fleet},
-    process::{Start, run},
     redis::RedisServer,
     wait::{PATIENCE, eventually},
 };
@@ -25,8 +22,6 @@ const BACK: Duration = Duration::from_millis(NODE_TIMEOUT_MS + 4000);
 const AGENT_WAIT: Duration = Duration::from_secs(5);
 /// The pause of a failover that an operator requests, and of a slot that is moved.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Number and hash tags of the partitions.
-const RECORD: &str = "spoke-hub:partitions";
 /// The p99 while a replica hangs.
 const UNNOTICED: Duration = Duration::from_millis(50);
 /// The p99 of the clients of other primaries.
@@ -271,71 +266,67 @@ async fn without_a_majority_of_primaries_writes_stop_visibly_and_go_on_by_themse
 }
 
 #[tokio::test]
-async fn the_number_of_partitions_is_fixed_and_one_redis_may_have_them_all() {
-    let redis = RedisServer::start().await;
-    let hub = [("partitions", "4")];
-    let cloud = Cloud::start_on(redis, Settings { hub: &hub, auth: &[] }).await;
-    let device = Device::start(&cloud, "dev1").await;
-    device.redis.add(OUT, &fields([("n", "0")])).await;
-    let url = cloud.redis.url();
-    let command = |partitions: &str, words: &[&str]| {
-        Start::with(words)
-            .variable("SPOKE_HUB_REDIS", &url)
-            .variable("SPOKE_HUB_PARTITIONS", partitions)
-            .variable("SPOKE_HUB_LISTEN", "127.0.0.1:0")
-            .variable("SPOKE_HUB_ADMIN_LISTEN", "")
-    };
-    let hub = path_of("spoke-hub");
-    let printed = run(&hub, &command("4", &["key", "dev1"])).await.done().stdout;
-    let inbound = printed.lines().find_map(|line| line.strip_prefix("in ")).expect("the in stream");
-    eventually("the entry to be in the stream of the partition", PATIENCE, async || {
-        match cloud.redis.length(inbound.trim()).await {
-            1 => Ok(()),
-            length => Err(length),
-        }
-    })
-    .await;
-    let all = run(&hub, &command("4", &["key"])).await.done().stdout;
-    assert_eq!(all.lines().count(), 4, "{all}");
-    assert!(all.lines().any(|line| line == inbound.trim()), "{all}");
-    let listed = run(&hub, &command("4", &["clients"])).await.done().stdout;
-    assert!(listed.contains("1 client: 1 connected"), "{listed}");
-    let tags: String = cloud.redis.command(&["HGET", RECORD, "tags"]).await;
-    assert_eq!(tags, "0b 1d 2b 3d");
-
-    for other in ["1", "8"] {
-        let refused = run(&hub, &command(other, &["serve"])).await;
-        assert_eq!(refused.code, Some(78), "{refused:?}");
-        assert!(refused.stderr.contains("set it to 4"), "{refused:?}");
-        let refused = run(&hub, &command(other, &["clients"])).await;
-        assert!(refused.stderr.contains("the fleet has 4 partitions"), "{refused:?}");
+async fn only_the_clients_of_a_full_primary_are_rate_limited() {
+    const MIB: usize = 1024 * 1024;
+    let fleet = Fleet::start(Cluster::start().await).await;
+    let full = fleet.owner("dev1", 0).await;
+    let server = &fleet.cluster.nodes[full];
+    server.command::<()>(&["CONFIG", "SET", "maxmemory", &(60 * MIB).to_string()]).await;
+    // Pieces whose keys are all in the slot of a partition of this primary.
+    let filler = fleet.key_of("dev1", "out").await.replace("dev1", "filler");
+    let piece = "x".repeat(MIB);
+    let mut fillers = Vec::new();
+    while used(server).await < 56 * MIB {
+        fillers.push(format!("{filler}:{}", fillers.len()));
+        server.command::<()>(&["SET", &fillers[fillers.len() - 1], &piece]).await;
     }
-    // Also before it has had a session.
-    let undivided = Cloud::start().await;
-    let start = command("4", &["serve"]).variable("SPOKE_HUB_REDIS", undivided.redis.url());
-    let refused = run(&hub, &start).await;
-    assert_eq!(refused.code, Some(78), "{refused:?}");
-    assert!(refused.stderr.contains("set it to 1"), "{refused:?}");
+    let value = "x".repeat(100_000);
+    let begun = Instant::now();
+    for n in 1..=40 {
+        for device in fleet.devices.values() {
+            let entry = [("n", n.to_string()), ("blob", value.clone())];
+            device.redis.add(OUT, &fields(entry)).await;
+        }
+    }
+    let (mut limited, mut others) = (Vec::new(), Vec::new());
+    for client in CLIENTS {
+        match fleet.owner(client, 0).await == full {
+            true => limited.push(client),
+            false => others.push(client),
+        }
+    }
+    for client in &others {
+        fleet.wait_for(client, 40, PATIENCE, "of a primary with room").await;
+    }
+    println!("{} clients with room took {:?}", others.len(), begun.elapsed());
+    let log = fleet.cloud.hub.log();
+    for client in &others {
+        assert!(!log.contains(&throttled(client)), "{log}");
+    }
+    for client in &limited {
+        let name = format!("{client} to be throttled");
+        eventually(&name, PATIENCE, async || {
+            match fleet.cloud.hub.log().contains(&throttled(client)) {
+                true => Ok(()),
+                false => Err("it is not"),
+            }
+        })
+        .await;
+    }
+    for filler in fillers {
+        server.command::<u64>(&["DEL", &filler]).await;
+    }
+    for client in limited {
+        fleet.wait_for(client, 40, PATIENCE, "once there is room").await;
+    }
 }
 
-#[tokio::test]
-async fn all_partitions_of_a_new_fleet_get_one_identity_and_a_hub_that_died_meanwhile_is_no_harm() {
-    let redis = RedisServer::start().await;
-    // A hub has recorded it, and has died before it told each partition.
-    let record = ["HSET", RECORD, "count", "4", "tags", "0b 1d 2b 3d", "identity", "a1b2"];
-    redis.command::<u64>(&record).await;
-    redis.command::<()>(&["SET", "spoke-hub:identity:{1d}", "a1b2"]).await;
-    let hub = [("partitions", "4")];
-    let mut cloud = Cloud::start_on(redis, Settings { hub: &hub, auth: &[] }).await;
-    let keys = ["0b", "1d", "2b", "3d"].map(|tag| format!("spoke-hub:identity:{{{tag}}}"));
-    for key in &keys {
-        assert_eq!(cloud.redis.command::<String>(&["GET", key]).await, "a1b2", "{key}");
-    }
-    let recorded = cloud.redis.hash(RECORD).await;
-    assert_eq!(recorded.into_keys().collect::<Vec<_>>(), ["count", "tags"]);
+async fn used(server: &RedisServer) -> usize {
+    let info = server.info("memory").await;
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
+    used.and_then(|used| used.trim().parse().ok()).expect("redis reports its memory use")
+}
 
-    // One that is emptied later is another hub to its devices.
-    cloud.redis.command::<u64>(&["DEL", &keys[2]]).await;
-    cloud.restart_hub().await;
-    assert_eq!(cloud.redis.command::<u64>(&["EXISTS", &keys[2]]).await, 0);
+fn throttled(client: &str) -> String {
+    format!(r#""message":"client throttled; redis is nearly full","client":"{client}""#)
 }
