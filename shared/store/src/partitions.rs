@@ -10,8 +10,10 @@ use std::{
 
 use futures_util::future::{join_all, try_join_all};
 use redis::{Script, cmd};
+use spoke_diagnostics::error_chain;
 use spoke_protocol::ClientId;
 use tokio::time::timeout;
+use tracing::debug;
 
 use crate::{
     Redis, RedisUrl, StoreError,
@@ -190,8 +192,9 @@ impl Partitions {
                 done.arg(record_key(&self.prefix)).arg("identity");
                 done.exec_async(&mut connection).await?;
             }
-        } else {
-            self.identify(&new_identity).await?;
+        } else if let Err(error) = self.identify(&new_identity).await {
+            // As when Redis is full. The first session gives it one.
+            debug!(error = error_chain(&error), "failed to give the hub an identity at its start");
         }
         if self.record.is_clustered() {
             // A partition that is down now waits a little longer when its slot is moved, and delays no other.

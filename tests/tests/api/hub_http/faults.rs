@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use spoke_tests::{
-    api::Answer,
+    api::{Answer, Api},
     wait::{eventually_is, eventually_true},
 };
 
@@ -59,6 +59,18 @@ async fn a_full_redis_gives_503_and_the_entry_is_neither_stored_nor_skipped() {
     assert_eq!(dev1.get("/seq").await.ok()["seq"], "1-0");
     dev1.post_json("/xadd", &entry_body("2-0", 2)).await.ok();
     assert_eq!(inbound(&stand.redis).await, carried("dev1", 1, [1, 2]));
+}
+
+#[tokio::test]
+async fn a_hub_that_starts_on_a_full_redis_answers_what_needs_no_write() {
+    let mut stand = hub().await;
+    let dev1 = stand.client("dev1").await;
+    dev1.post_json("/xadd", &entry_body("1-0", 1)).await.ok();
+    stand.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    stand.service.restart().await;
+    let dev1 = Api::new(stand.service.address()).with_token(dev1.token().unwrap());
+    assert_eq!(dev1.get("/seq").await.ok()["seq"], "1-0");
+    assert_unavailable([dev1.post_json("/xadd", &entry_body("2-0", 2)).await]);
 }
 
 #[tokio::test]
